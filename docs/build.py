@@ -143,15 +143,18 @@ def callouts(text):
     return callout.sub(admonition, text)
 
 
-def api_heading(text, module, in_full):
-    "show_doc's Markdown: an anchor before the heading, a source link to our own page, no rule, the signature once."
+def api_entry(text, module, in_full, titles):
+    "show_doc's Markdown: an anchor, one heading, a link to our own source page, the docstring, the signature once."
     text = re.sub(r'^---\n+', '', text)
-    text = re.sub(r'\[source\]\([^)]*\)\{[^}]*\}', f'[source](/source/{module}.md){{.api-source}}' if module else '', text)
-    head = re.search(r'^(#+) (\S+)\s*$', text, re.M)
-    if head:
-        text = text.replace(head[0], f"({module}.{head[2].replace(chr(92), '').lower()})=\n{head[1]} {head[2]}", 1)
-        if in_full(head[2]): text = re.sub(r'\n```\s*python\n.*?\n```\n', '\n', text, count=1, flags=re.S)
-    return text
+    text = re.sub(r'\[source\]\([^)]*\)\{[^}]*\}\n*', '', text)
+    head = re.search(r'^(#+) (\S+)\s*?$', text, re.M)
+    if not head: return text
+    symbol = head[2].replace(chr(92), '')
+    lines = [f"({module}.{symbol.lower()})="] if module else []
+    if symbol not in titles: lines += [f"{head[1]} `{symbol}`"]   # a section of that name has just begun
+    if module: lines += ['', f"[source](/source/{module}.md){{.api-source}}"]
+    text = text.replace(head[0], '\n'.join(lines), 1)
+    return re.sub(r'\n```\s*python\n.*?\n```\n', '\n', text, count=1, flags=re.S) if in_full(symbol) else text
 
 
 def convert(nb, path):
@@ -159,7 +162,7 @@ def convert(nb, path):
     module = re.search(r'^\d+_(\w+)$', path.stem)[1] if path.parent.name == 'api' else ''
     shown = ''.join(c.source for c in nb.cells if c.cell_type == 'code' and 'Exported source' in c.source)
     in_full = lambda name: re.search(rf'^(?:def|class) {re.escape(name)}\b', shown, re.M)
-    front, cells = getattr(nb, 'frontmatter_', {}), []
+    front, cells, titles = getattr(nb, 'frontmatter_', {}), [], set()
 
     def add(kind, source, **more): cells.append(dict(id=f'c{len(cells)}', cell_type=kind, source=source, metadata={}, **more))
 
@@ -168,7 +171,10 @@ def convert(nb, path):
     prose(f"# {front.get('title', path.stem)}" + (f"\n\n{{.lead}}\n{front['description']}" if front.get('description') else ''))
     for c in nb.cells:
         if not c.get('source') or c.cell_type == 'raw' or 'WARNING: THIS FILE' in c.source: continue
-        if c.cell_type == 'markdown': prose(c.source); continue
+        if c.cell_type == 'markdown':
+            titles |= set(re.findall(r'^#+ `?([\w.]+)`?\s*$', c.source, re.M))
+            prose(c.source)
+            continue
         marks = dict(re.findall(r'^#\|\s*([\w-]+):?\s*(.*?)\s*$', c.source, re.M))
         source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M).strip()
         if marks.get('include') == 'false' or not source: continue
@@ -176,7 +182,7 @@ def convert(nb, path):
         if marks.get('output') == 'asis':
             for o in outputs:
                 text = ''.join(o.get('data', {}).get('text/markdown', o.get('text', '')))
-                if text: prose(api_heading(text, module, in_full) if source.startswith('show_doc') else text)
+                if text: prose(api_entry(text, module, in_full, titles) if source.startswith('show_doc') else text)
             if marks.get('echo') == 'false': continue
             outputs = []
         tags = [t for t, on in (('remove-input', marks.get('echo') == 'false'), ('remove-output', marks.get('output') == 'false'),
