@@ -8,8 +8,10 @@ from types import ModuleType
 
 # The public face: module -> its names here. A new public name is one word in this table; tests/test_public.py checks it.
 PUBLIC = dict(
+    laws = "Gaussian Tokens",
     layers = "Linear BilinearMLP",
     models = "Model classifier deep_mlp save load",
+    similarity = "Estimate inner norm similarity distance",
 )
 
 _home = {name: module for module, names in PUBLIC.items() for name in names.split()}
