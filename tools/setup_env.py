@@ -63,7 +63,8 @@ def main():
              'Remove the folder .venv, then run make again with a newer Python (`PYTHON=python3.12`).')
     print('Installing the packages of constraints.txt into .venv: about 2 GB, some minutes the first time ...')
     sys.stdout.flush()
-    if subprocess.call([python, '-m', 'pip', '--disable-pip-version-check', 'install', '-c', 'constraints.txt', '-e', '.[dev]']):
+    install = [python, '-m', 'pip', '--disable-pip-version-check', 'install', '--use-pep517']
+    if subprocess.call(install + ['-c', 'constraints.txt', '-e', '.[dev]']):
         stop('every package of constraints.txt', 'the pip error above',
              'Check the connection to your package index and run make again; what was downloaded is kept.')
     with open(STAMP, 'w') as f:
