@@ -23,20 +23,20 @@ from matplotlib.patches import Patch
 
 from .core import atomic_path, message
 
-# %% ../nbs/api/50_plots.ipynb #34acf806
+# %% ../nbs/api/50_plots.ipynb #151e8270
 class Picture(Figure):
     "A matplotlib `Figure` outside pyplot: draws without a screen, shows itself in notebooks."
     def _repr_png_(self) -> bytes: return to_png(self)
 
 def new_figure(
-    width:float=5.0, # Inches
-    height:float=4.0, # Inches
+    width=5, # Inches
+    height=4, # Inches
 ) -> Picture:
     "An empty figure, its parts kept from overlapping."
     return Picture(figsize=(width, height), layout='constrained', facecolor='white')
 
 def to_png(
-    fig:Figure, # Any figure
+    fig, # Any matplotlib figure
     dpi:int=110, # Dots per inch
 ) -> bytes: # The PNG file
     "Draw a figure into the bytes of a PNG file."
@@ -44,7 +44,7 @@ def to_png(
     fig.savefig(f, format='png', dpi=dpi)
     return f.getvalue()
 
-# %% ../nbs/api/50_plots.ipynb #c1e6b28f
+# %% ../nbs/api/50_plots.ipynb #0012e852
 def check_matrix(
     matrix, # Anything that numpy can read
     labels=None, # Names of its rows, when there are any
@@ -65,17 +65,17 @@ def check_matrix(
 def _plain(text) -> str: # Text that matplotlib does not read as maths
     return str(text).replace('$', r'\$')
 
-def _axes(ax, width:float, height:float) -> 'tuple[Figure, Axes]':
+def _axes(ax, width, height) -> 'tuple[Figure, Axes]':
     "The given axes and their figure, or new ones."
     if ax is None: ax = new_figure(width, height).add_subplot()
     elif not isinstance(ax, Axes): raise TypeError(message("`ax` is a matplotlib Axes", type(ax).__name__, "Pass fig.add_subplot() or leave it out."))
     return ax.figure, ax
 
-# %% ../nbs/api/50_plots.ipynb #6cac8a24
+# %% ../nbs/api/50_plots.ipynb #d64ca199
 def colour_range(
     *matrices, # Arrays that shall share their colours
-    vmin:'float|None'=None, # Fix the low end
-    vmax:'float|None'=None, # Fix the high end
+    vmin=None, # Fix the low end
+    vmax=None, # Fix the high end
 ) -> 'tuple[float, float, str]': # Low end, high end, name of the colour map
     "Colours for one or more matrices: zero-centred when there are entries below -0.05."
     lo = min(float(m.min()) for m in matrices) if vmin is None else float(vmin)
@@ -101,19 +101,19 @@ def _step_axis(axis, labels, most:int=9):
     at = _thin_ticks(len(labels), most)
     axis.set_ticks(at, [_plain(labels[i]) for i in at])
 
-# %% ../nbs/api/50_plots.ipynb #3ec9c3b1
+# %% ../nbs/api/50_plots.ipynb #277d7e3b
 def similarity_heatmap(
-    matrix:Float[np.ndarray, "n n"], # Row against column
+    matrix, # N x N array: row against column
     labels, # One label a row
     *,
     title:str, # What is compared
     boundaries:'dict|None'=None, # Name -> index of the first checkpoint of a stage
-    vmin:'float|None'=None, # Low end of the colours; from the data when None
-    vmax:'float|None'=None, # High end of the colours; from the data when None
+    vmin=None, # Low end of the colours; from the data when None
+    vmax=None, # High end of the colours; from the data when None
     quantity:str="similarity", # What the numbers are, for the colour bar
     axis:str="checkpoint (training step)", # What the labels are; None for no axis titles
     colour_bar:bool=True, # Draw the colour bar?
-    ax:'Axes|None'=None, # Draw here instead of in a new figure
+    ax=None, # Draw here instead of in a new figure
 ) -> Figure:
     "An N x N matrix as colours; the numbers are written in when N <= 8."
     m = check_matrix(matrix, labels)
@@ -150,10 +150,10 @@ def _colour_bar(fig, im, quantity, **where):
     bar.ax.tick_params(labelsize=8)
     bar.formatter.set_useOffset(False)
 
-# %% ../nbs/api/50_plots.ipynb #315cc68a
+# %% ../nbs/api/50_plots.ipynb #11f9f4d3
 def toy_table(
     n:int=21, # Number of checkpoints
-    jump:float=3.0, # Size of the change at three quarters of the run; 0 for a control
+    jump=3, # Size of the change at three quarters of the run; 0 for a control
     seed:int=0, # Seed of the walk
     target:int=9, # The slice that jumps
 ): # An object with labels, steps, matrices, curves, boundaries, meta, like a table of checkpoints
@@ -196,14 +196,14 @@ def check_steps(
         raise ValueError(message("Steps of checkpoints increase", f"{list(steps)[:6]}...", "Sort the checkpoints and count stages on."))
     return s
 
-# %% ../nbs/api/50_plots.ipynb #74c5e26d
+# %% ../nbs/api/50_plots.ipynb #9f288b36
 def training_curves(
-    curves:pd.DataFrame, # Columns step, quantity, value
+    curves, # DataFrame with columns step, quantity, value
     *,
     boundaries:'dict|None'=None, # Name -> position on the horizontal axis (a checkpoint's index when `steps` is given)
     steps=None, # Step of each checkpoint: makes the axis count checkpoints
     title:str="Training", # Title
-    ax:'Axes|None'=None, # Draw here instead of in a new figure
+    ax=None, # Draw here instead of in a new figure
 ) -> Figure:
     "Every quantity against the training step; losses on an axis of their own."
     curves = check_curves(curves)
@@ -328,16 +328,16 @@ def _check_rows(runs, names):
         if lost := [n for n in names if n not in run.matrices]:
             raise ValueError(message("`backdoor_figure` draws matrices that every run has", f"no {lost[0]!r} among {list(run.matrices)}", "Choose others by `names=`."))
 
-# %% ../nbs/api/50_plots.ipynb #1e11db5e
+# %% ../nbs/api/50_plots.ipynb #a1c2ea48
 def slice_bars(
-    values:'dict[str, float]', # Name of the slice -> number
+    values:dict, # Name of the slice -> number
     *,
     title:str="Similarity of each slice", # Title
     control:'dict|None'=None, # The same numbers of a control
     errors:'dict|None'=None, # Name -> standard error
     highlight:'str|None'=None, # Name of the slice to mark
     quantity:str="similarity", # What the numbers are
-    ax:'Axes|None'=None, # Draw here instead of in a new figure
+    ax=None, # Draw here instead of in a new figure
 ) -> Figure:
     "One bar a slice, the control beside it."
     names = list(values)
@@ -402,8 +402,8 @@ def html_page(
             f'<style>{PAGE_STYLE}{style}</style>\n</head>\n<body>\n<h1>{html.escape(str(title))}</h1>\n{body}\n'
             + (f'<script>\n{script}\n</script>\n' if script else '') + '</body>\n</html>\n')
 
-# %% ../nbs/api/50_plots.ipynb #96e2b02f
-def nice_number(v:float) -> str: # Four decimals, or four digits where those would not do
+# %% ../nbs/api/50_plots.ipynb #e7c1fc21
+def nice_number(v) -> str: # Four decimals, or four digits where those would not do
     "A number for a table."
     return f"{v:.4f}" if v == 0 or 1e-3 <= abs(v) < 100 else f"{v:.4g}"
 
@@ -424,7 +424,7 @@ def table_html(
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 def figure_html(
-    fig:Figure, # A figure
+    fig, # A matplotlib figure
     alt:str="", # What it shows, for those who cannot see it
 ) -> str: # An <img> with the picture inside
     "A figure as an embedded PNG."

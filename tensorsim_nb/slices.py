@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FoldedLinear', 'slice_outputs', 'project_inputs']
 
-# %% ../nbs/api/30_slices.ipynb #133291c1
+# %% ../nbs/api/30_slices.ipynb #cd3242e6
 import operator
 from itertools import chain
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .core import check_finite, message
 from .layers import Linear
-from .models import LAYERS, Combination, Model, parts
+from .models import Combination, Model, parts
 
 # %% ../nbs/api/30_slices.ipynb #e3975b2b
 class FoldedLinear(Linear):
@@ -48,19 +48,16 @@ def _folded_bias(self:FoldedLinear) -> 'Tensor|None': # (out,)
 
 FoldedLinear.weight, FoldedLinear.bias = property(_folded_weight), property(_folded_bias)
 
-# %% ../nbs/api/30_slices.ipynb #94cb342c
-def _folded_config(self:FoldedLinear) -> dict: # The arguments that make a view of the same shape
-    return dict(d_in=self.base.d_in, d_out=self.base.d_out, bias=self.base.bias is not None,
-                n_rows=None if self.rows is None else len(self.rows),
-                n_columns=None if self.columns is None else self.columns.shape[1])
+# %% ../nbs/api/30_slices.ipynb #5c6cdcf9
+def _plain(self:FoldedLinear) -> Linear: # A layer of its own, with copied weights
+    "What `save` writes in the place of a view."
+    layer = Linear(self.d_in, self.d_out, bias=self.bias is not None).to(self.weight)
+    with torch.no_grad():
+        layer.weight.copy_(self.weight)
+        if self.bias is not None: layer.bias.copy_(self.bias)
+    return layer
 
-def _build_folded(d_in, d_out, bias, n_rows, n_columns) -> FoldedLinear:
-    "An empty view, to be filled from a file."
-    return FoldedLinear(Linear(d_in, d_out, bias), None if n_rows is None else torch.empty(n_rows, d_out),
-                        None if n_columns is None else torch.empty(d_in, n_columns))
-
-FoldedLinear.config = _folded_config
-LAYERS['FoldedLinear'] = _build_folded
+FoldedLinear.plain = _plain
 
 # %% ../nbs/api/30_slices.ipynb #0f69a8ba
 def _fixed_linear(matrix:Tensor) -> Linear: # x -> matrix @ x
