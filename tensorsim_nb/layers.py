@@ -48,9 +48,13 @@ class Term:
         for a, b in self.scores: v = v * (a(x)*b(x)).sum(-1, keepdim=True)
         return torch.einsum('how,...hw->...o', self.out, v)
 
-# %% ../nbs/api/10_layers.ipynb #22ed7569
+# %% ../nbs/api/10_layers.ipynb #50751573
+def _eye_leg(d:int, like:Tensor) -> Leg:
+    "The leg that is the layer's input itself."
+    return Leg(torch.eye(d, dtype=like.dtype, device=like.device)[None])
+
 class Linear(nn.Linear):
-    "An affine layer `y = W x + c` that can tell its term."
+    "An affine layer `y = W x + c` that can tell its terms."
     def __init__(self,
         d_in:int, # Input width
         d_out:int, # Output width
@@ -62,10 +66,12 @@ class Linear(nn.Linear):
     def config(self) -> dict: # The arguments that make a layer of the same shape
         return dict(d_in=self.d_in, d_out=self.d_out, bias=self.bias is not None)
 
-    def terms(self) -> 'list[Term]': # One term, without scores
-        bias = None if self.bias is None else self.bias[None]
-        eye = torch.eye(self.d_out, dtype=self.weight.dtype, device=self.weight.device)
-        return [Term(out=eye[None], open=Leg(self.weight[None], bias))]
+    def terms(self) -> 'list[Term]': # The matrix, then the constant (when there is one)
+        W = self.weight
+        narrow = Term(_eye_leg(self.d_out, W).weight, open=Leg(W[None]))
+        wide = Term(W[None], open=_eye_leg(self.d_in, W))
+        constant = [] if self.bias is None else [Term(self.bias[None, :, None])]
+        return [wide if self.d_out > self.d_in else narrow, *constant]
 
 # %% ../nbs/api/10_layers.ipynb #0ed3e2ca
 class BilinearMLP(nn.Module):
@@ -97,7 +103,7 @@ class BilinearMLP(nn.Module):
         return dict(d_in=self.d_in, d_hidden=self.d_hidden, d_out=self.d_out,
                     bias=self.down.bias is not None, residual=self.residual)
 
-# %% ../nbs/api/10_layers.ipynb #d4941ac5
+# %% ../nbs/api/10_layers.ipynb #6be2508e
 def _unit_leg(linear:nn.Linear) -> Leg:
     "The rows of a linear map, each a leg of width 1."
     return Leg(linear.weight[:, None], None if linear.bias is None else linear.bias[:, None])
@@ -108,8 +114,8 @@ def residual_term(
     like:Tensor, # A tensor that gives dtype and device
 ) -> Term: # `residual * x`
     "The skip path as a term."
-    eye = torch.eye(d, dtype=like.dtype, device=like.device)
-    return Term(out=residual*eye[None], open=Leg(eye[None]))
+    leg = _eye_leg(d, like)
+    return Term(out=residual*leg.weight, open=leg)
 
 # %% ../nbs/api/10_layers.ipynb #7606c4f4
 def _mlp_terms(self:BilinearMLP) -> 'list[Term]': # Hidden units, then residual path, then constant
