@@ -6,7 +6,7 @@
 __all__ = ['CheckpointTable', 'save_table', 'load_table', 'BackdoorConfig', 'backdoor', 'outcome_table', 'gap_table',
            'largest_break']
 
-# %% ../nbs/api/42_experiments.ipynb #246eb12a
+# %% ../nbs/api/42_experiments.ipynb #e6fe32eb
 import hashlib, io, json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from .core import atomic_path, message
 from .data import Poisoning, Stamp, attack_success, digits
 from .gram import gram
 from .models import classifier, load
-from .train import TrainConfig, seeded, train
+from .train import TrainConfig, cpu_threads, seeded, train
 
 # %% ../nbs/api/42_experiments.ipynb #32c8b480
 def _digest(data:bytes) -> str: return hashlib.sha256(data).hexdigest()
@@ -166,7 +166,7 @@ def _table(run, test, config, poisoned:bool) -> CheckpointTable:
     return CheckpointTable([str(s) for s in steps], steps, _matrices([load(p) for p in paths], test, config.stamp), run.curves,
                            dict(poison=boundary), _meta(config, poisoned))
 
-# %% ../nbs/api/42_experiments.ipynb #70a1b424
+# %% ../nbs/api/42_experiments.ipynb #3770fafc
 def backdoor(
     config:BackdoorConfig=BackdoorConfig(), # Settings
     run_dir='runs/backdoor', # Folder for checkpoints and tables; an unfinished experiment is continued
@@ -181,7 +181,7 @@ def backdoor(
         folder = run.run_dir/'table'
         table = load_table(folder) if (folder/'table.json').exists() else None
         if table is None or table.meta != _meta(config, poisoned):
-            table = _table(run, test, config, poisoned)
+            with cpu_threads(1): table = _table(run, test, config, poisoned)
             table.save(folder)
         tables.append(table)
     return tuple(tables)
