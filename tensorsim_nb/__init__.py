@@ -10,6 +10,8 @@ from types import ModuleType
 PUBLIC = dict(
     layers = "Linear BilinearMLP",
     models = "Model classifier deep_mlp save load",
+    laws = "Gaussian Tokens",
+    similarity = "Estimate inner norm similarity distance",
 )
 
 _home = {name: module for module, names in PUBLIC.items() for name in names.split()}
