@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PROC, OUT = ROOT/'nbs', ROOT/'_proc', ROOT/'_docs'
-EXECUTED, PAGES, NPM = PROC/'executed', PROC/'pages', PROC/'npm'
+EXECUTED, PAGES, NPM, HTML = PROC/'executed', PROC/'pages', PROC/'npm', PROC/'site'/'html'
 SECTIONS = dict(
     tutorials=("Lessons", "Read them in order. Each states its claim first, and each runs from top to bottom."),
     explain=("Explanations", "The derivations, one step at a time. Each step is computed and checked on the page."),
@@ -31,7 +31,7 @@ WIDGET_PACKAGES = {'@jupyter-widgets/html-manager@1.0.15': {'dist/embed-amd.js':
 class Failed(Exception): pass
 
 
-def fail(need, got, do): raise Failed(f"{need}: got {got}. {do}")
+def fail(need, got, do): raise Failed(f"{need}: got {got}{'' if got.endswith(chr(10)) else '. '}{do}")
 
 
 def notebooks(): return [p for p in [NBS/'index.ipynb', *(p for s in SECTIONS for p in sorted((NBS/s).glob('*.ipynb')))]
@@ -98,15 +98,15 @@ def execute_all(paths):
 
     async def everything(): return await asyncio.gather(*(execute(p, key, slots, say) for p in paths))
     failures = [f for f in asyncio.run(everything()) if f]
-    if failures: fail("Every notebook must run to be shown", f"{len(failures)} that failed:\n\n" + '\n\n'.join(failures) + '\n',
+    if failures: fail("Every notebook must run to be shown", f"{len(failures)} that failed\n\n" + '\n\n'.join(failures) + '\n\n',
                       "Open it with `make lab`, mend that cell, then run `make docs` again.")
 
 
 # ---- process and convert -------------------------------------------------------------------------------------------
 
 link = re.compile(r'(?<!\\)(\]\()(?!\w+:|#|/)([^)\s"]+)')
-doc_link = re.compile(r'\]\((https?://[^)\s]+?)/((?:[\w-]+/)*)(\w+)\.html(?:#([\w.]+))?\)')
-callout = re.compile(r'^(:{3,})\s*\{\.callout-(\w+)([^}]*)\}\s*$', re.M)
+doc_link = re.compile(r'\[`([^`\]]+)`\]\((https?://[^)\s]+?)/((?:[\w-]+/)*)(\w+)\.html(?:#([\w.]+))?\)')
+callout = re.compile(r'^(:{3,})\s*\{\.callout-(\w+)([^}]*)\}\s*\n(.*?)^\1\s*$', re.M | re.S)
 
 
 def outside_code(text, change):
@@ -134,24 +134,35 @@ def relink(text, path):
 
 
 def callouts(text):
-    "Quarto's `:::{.callout-tip title=\"x\" collapse=\"true\"}` is MyST's admonition."
+    "Quarto's `:::{.callout-tip title=\"x\" collapse=\"true\"}` is MyST's admonition, or a folded block."
     def admonition(m):
         kind = m[2] if m[2] in ('note', 'tip', 'warning', 'important', 'caution') else 'note'
         title = re.search(r'title="([^"]*)"', m[3])
-        fold = ' dropdown' if 'collapse=' in m[3] else ''
-        return f"{m[1]}{{admonition}} {title[1] if title else kind.capitalize()}\n:class: {kind}{fold}\n"
+        title = title[1] if title else kind.capitalize()
+        if 'collapse=' in m[3]: return f"<details>\n<summary>{title}</summary>\n\n{m[4]}\n</details>\n"
+        return f"{m[1]}{{admonition}} {title}\n:class: {kind}\n\n{m[4]}{m[1]}\n"
     return callout.sub(admonition, text)
 
 
-def api_heading(text, module, in_full):
-    "show_doc's Markdown: an anchor before the heading, a source link to our own page, no rule, the signature once."
+def label(module, symbol, taken):
+    "The anchor of a symbol; a name that differs only in case from an earlier one (`Products`, `products`) gets a tail."
+    name = f"{module}.{symbol.lower()}"
+    return name if name not in taken else f"{name}-{sum(t.startswith(name) for t in taken) + 1}"
+
+
+def api_entry(text, module, in_full, titles, labels):
+    "show_doc's Markdown: an anchor, one heading, a link to our own source page, the docstring, the signature once."
     text = re.sub(r'^---\n+', '', text)
-    text = re.sub(r'\[source\]\([^)]*\)\{[^}]*\}', f'[source](/source/{module}.md){{.api-source}}' if module else '', text)
-    head = re.search(r'^(#+) (\S+)\s*$', text, re.M)
-    if head:
-        text = text.replace(head[0], f"({module}.{head[2].replace(chr(92), '').lower()})=\n{head[1]} {head[2]}", 1)
-        if in_full(head[2]): text = re.sub(r'\n```\s*python\n.*?\n```\n', '\n', text, count=1, flags=re.S)
-    return text
+    text = re.sub(r'\[source\]\([^)]*\)\{[^}]*\}\n*', '', text)
+    head = re.search(r'^(#+) (\S+)\s*?$', text, re.M)
+    if not head: return text
+    symbol = head[2].replace(chr(92), '')
+    if module: labels[symbol] = label(module, symbol, set(labels.values()))
+    lines = [f"({labels[symbol]})="] if module else []
+    if symbol not in titles: lines += [f"{head[1]} `{symbol}`"]   # a section of that name has just begun
+    if module: lines += ['', f"[source](/source/{module}.md){{.api-source}}"]
+    text = text.replace(head[0], '\n'.join(lines), 1)
+    return re.sub(r'\n```\s*python\n.*?\n```\n', '\n', text, count=1, flags=re.S) if in_full(symbol) else text
 
 
 def convert(nb, path):
@@ -159,7 +170,7 @@ def convert(nb, path):
     module = re.search(r'^\d+_(\w+)$', path.stem)[1] if path.parent.name == 'api' else ''
     shown = ''.join(c.source for c in nb.cells if c.cell_type == 'code' and 'Exported source' in c.source)
     in_full = lambda name: re.search(rf'^(?:def|class) {re.escape(name)}\b', shown, re.M)
-    front, cells = getattr(nb, 'frontmatter_', {}), []
+    front, cells, titles, labels = getattr(nb, 'frontmatter_', {}), [], set(), {}
 
     def add(kind, source, **more): cells.append(dict(id=f'c{len(cells)}', cell_type=kind, source=source, metadata={}, **more))
 
@@ -168,7 +179,10 @@ def convert(nb, path):
     prose(f"# {front.get('title', path.stem)}" + (f"\n\n{{.lead}}\n{front['description']}" if front.get('description') else ''))
     for c in nb.cells:
         if not c.get('source') or c.cell_type == 'raw' or 'WARNING: THIS FILE' in c.source: continue
-        if c.cell_type == 'markdown': prose(c.source); continue
+        if c.cell_type == 'markdown':
+            titles |= set(re.findall(r'^#+ `?([\w.]+)`?\s*$', c.source, re.M))
+            prose(c.source)
+            continue
         marks = dict(re.findall(r'^#\|\s*([\w-]+):?\s*(.*?)\s*$', c.source, re.M))
         source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M).strip()
         if marks.get('include') == 'false' or not source: continue
@@ -176,7 +190,7 @@ def convert(nb, path):
         if marks.get('output') == 'asis':
             for o in outputs:
                 text = ''.join(o.get('data', {}).get('text/markdown', o.get('text', '')))
-                if text: prose(api_heading(text, module, in_full) if source.startswith('show_doc') else text)
+                if text: prose(api_entry(text, module, in_full, titles, labels) if source.startswith('show_doc') else text)
             if marks.get('echo') == 'false': continue
             outputs = []
         tags = [t for t, on in (('remove-input', marks.get('echo') == 'false'), ('remove-output', marks.get('output') == 'false'),
@@ -187,21 +201,45 @@ def convert(nb, path):
     meta = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
     state = nb.metadata.get('widgets', {}).get(WIDGET_MIME, {})
     if state.get('state') and 'widget-view+json' in json.dumps(cells): meta['widgets'] = {WIDGET_MIME: state}
-    return dict(cells=cells, metadata=meta, nbformat=4, nbformat_minor=5), front
+    return dict(cells=cells, metadata=meta, nbformat=4, nbformat_minor=5), front, {(module, s): l for s, l in labels.items()}
 
 
-def doc_links(page, anchors, site):
+def doc_links(page, anchors, homes, site):
     "nbdev's links to the published site become links between our pages."
     def local(m):
-        if m[1] + '/' + m[2] != site + 'api/': return m[0]
-        file = next((a for a in anchors if a[0] == m[3]), None)
-        if file is None: return m[0]
-        wanted = [m[4] or '', (m[4] or '').split('.')[0]]
-        for w in wanted:
-            if (m[3], w) in anchors: return f"](#{m[3]}.{w})"
-        return f"](/{anchors[file]})"
+        text, url, folder, module, wanted = m.groups()
+        if f"{url}/{folder}" != site + 'api/' or module not in homes: return m[0]
+        symbol = text.removesuffix('()').split(module + '.')[-1]
+        for s in (symbol, symbol.split('.')[0]):
+            if (module, s) in anchors: return f"[`{text}`](#{anchors[module, s]})"
+        return f"[`{text}`](/{homes[module]})"
     for c in page['cells']:
         if c['cell_type'] == 'markdown': c['source'] = doc_link.sub(local, c['source'])
+
+
+def processors():
+    "nbdev's processors, with one change: show_doc reads the exported module, so that no example cell is run a second time."
+    import ast, importlib
+    from nbdev import processors as nbdev
+
+    class show_docs_from_module(nbdev.exec_show_docs):
+        def begin(self):
+            super().begin()
+            module = nbdev._default_exp(self.nb)
+            if module: self.k.user_ns.update(vars(importlib.import_module(f'tensorsim_nb.{module}')))
+
+        def __call__(self, cell):
+            trees = cell.parsed_() if self.nb.has_docs_ and cell.source and cell.cell_type == 'code' else None
+            if not trees or 'nbdev_export()' in cell.source: return
+            for node in trees:
+                if isinstance(node, (ast.Import, ast.ImportFrom)): self.k.run_cell(ast.unparse(node))
+            if nbdev._show_docs(trees): self.k.cell(cell)
+            if self.k.exc: fail("The site shows what the module exports", f"{self.k.exc[1] if isinstance(self.k.exc, tuple) else self.k.exc!r} "
+                                f"at `{cell.source[:80]}`", "Run `make export`; if it stays, mend that cell.")
+
+    class Processors(nbdev.FilterDefaults):
+        def base_procs(self): return [show_docs_from_module if p is nbdev.exec_show_docs else p for p in super().base_procs()]
+    return Processors()
 
 
 def process_all(paths, config):
@@ -209,25 +247,24 @@ def process_all(paths, config):
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     from execnb.nbio import read_nb
-    from nbdev.processors import FilterDefaults
+    process = processors()
     shutil.rmtree(PAGES, ignore_errors=True)
-    pages, fronts, anchors, widget_pages = {}, {}, {}, []
+    pages, fronts, anchors, homes, widget_pages = {}, {}, {}, {}, []
     for path in paths:
         name = path.relative_to(NBS).as_posix()
         nb = read_nb(EXECUTED/name)
-        FilterDefaults()(nb)
-        pages[name], fronts[name] = convert(nb, path)
+        process(nb)
+        pages[name], fronts[name], found = convert(nb, path)
+        anchors.update(found)
+        if path.parent.name == 'api': homes[re.sub(r'^\d+_', '', path.stem)] = name
         if 'widgets' in pages[name]['metadata']: widget_pages.append(name.removesuffix('.ipynb'))
-        for c in pages[name]['cells']:
-            for module, symbol in re.findall(r'^\((\w+)\.([\w.]+)\)=$', c['source'], re.M): anchors[module, symbol] = name
-        if path.parent.name == 'api': anchors.setdefault((re.sub(r'^\d+_', '', path.stem), ''), name)
     site = f"{config['doc_host']}{config['doc_baseurl']}/"
     hidden = "```{toctree}\n:hidden:\n\n%s\n```\n"
     present = {s: [p.relative_to(NBS).as_posix() for p in paths if p.parent.name == s] for s in SECTIONS}
     top = [f"{s}/index" for s in SECTIONS if present[s]] + ['CONTRIBUTING', 'CHANGELOG']
     pages['index.ipynb']['cells'].append(dict(id='toc', cell_type='markdown', metadata={}, source=hidden % '\n'.join(top)))
     for name, page in pages.items():
-        doc_links(page, anchors, site)
+        doc_links(page, anchors, homes, site)
         (PAGES/name).parent.mkdir(parents=True, exist_ok=True)
         (PAGES/name).write_text(json.dumps(page), encoding='utf-8')
     for s, names in present.items():
@@ -242,7 +279,7 @@ def process_all(paths, config):
     for p in sorted((ROOT/'tensorsim_nb').glob('[a-z]*.py')):
         shutil.copyfile(p, PAGES/'source'/p.name)
         (PAGES/'source'/f'{p.stem}.md').write_text(
-            f"---\norphan: true\n---\n# Source of tensorsim_nb.{p.stem}\n\nExported from the notebook; edit it there.\n\n"
+            f"---\norphan: true\nnosearch: true\n---\n# Source of tensorsim_nb.{p.stem}\n\nExported from the notebook; edit it there.\n\n"
             f"```{{literalinclude}} {p.name}\n:language: python\n:linenos:\n```\n", encoding='utf-8')
     return widget_pages
 
@@ -287,9 +324,9 @@ def sphinx(widget_pages):
     if lost: print(f"    note: {lost}. The widgets of {', '.join(widget_pages)} will be still pictures; "
                    "with npm, run `make docs` again to bring them to life.")
     (PAGES/'widget_pages.json').write_text(json.dumps([] if lost else widget_pages))
-    shutil.rmtree(OUT, ignore_errors=True)
+    shutil.rmtree(HTML.parent, ignore_errors=True)
     done = subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-j', '2', '-c', str(ROOT/'docs'),
-                           '-d', str(PROC/'doctrees'), str(PAGES), str(OUT)], cwd=ROOT)
+                           '-d', str(PROC/'doctrees'), str(PAGES), str(HTML)], cwd=ROOT)
     if done.returncode: fail("The pages must build without a warning", "those above",
                              "The path tells the notebook: _proc/pages/X.ipynb comes from nbs/X.ipynb.")
 
@@ -348,8 +385,10 @@ def main():
     print("[3/4] Sphinx", flush=True)
     sphinx(widget_pages)
     print("[4/4] check links", flush=True)
-    bad, n_links, n_pages = check_site(OUT)
+    bad, n_links, n_pages = check_site(HTML)
     if bad: fail("Every page must work offline", f"{len(bad)} fault(s):\n    " + '\n    '.join(bad[:30]) + '\n', "Mend those links.")
+    shutil.rmtree(OUT, ignore_errors=True)   # only a site that passed takes the place of the old one
+    HTML.rename(OUT)
     print(f"Ready in {time.time()-start:.0f} s: {n_pages} pages, {n_links} links, all local ones work. Open _docs/index.html")
 
 

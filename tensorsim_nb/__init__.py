@@ -8,10 +8,18 @@ from types import ModuleType
 
 # The public face: module -> its names here. A new public name is one word in this table; tests/test_public.py checks it.
 PUBLIC = dict(
+    laws = "Gaussian Tokens",
     layers = "Linear BilinearMLP",
     models = "Model classifier deep_mlp save load",
-    laws = "Gaussian Tokens",
     similarity = "Estimate inner norm similarity distance",
+    gram = "Gram gram",
+    baselines = "matrix_cosine output_cosine",
+    slices = "slice_outputs project_inputs",
+    data = "digits",
+    train = "TrainConfig train",
+    experiments = "backdoor gap_table",
+    plots = "similarity_heatmap training_curves backdoor_figure",
+    explorers = "CheckpointExplorer",
 )
 
 _home = {name: module for module, names in PUBLIC.items() for name in names.split()}

@@ -137,6 +137,7 @@ def save(
 ):
     "Write weights and architecture to one safetensors file."
     if not isinstance(model, Model): raise TypeError(message("`save` writes a plain `Model`", type(model).__name__, "Save the parts of a sum one by one."))
+    model = Model(*(layer.plain() if hasattr(layer, 'plain') else layer for layer in model)) # a view becomes a layer of its own
     state = {k: check_finite(v.detach(), f"Weight {k}").cpu().contiguous().clone() for k, v in model.state_dict().items()}
     arch = json.dumps([dict(type=type(layer).__name__, **layer.config()) for layer in model])
     with atomic_path(path) as tmp:
