@@ -475,6 +475,7 @@ d = { 'settings': { 'branch': 'main',
                                     'tensorsim_nb.train._write_rows': ('api/train.html#_write_rows', 'tensorsim_nb/train.py'),
                                     'tensorsim_nb.train.checkpoints': ('api/train.html#checkpoints', 'tensorsim_nb/train.py'),
                                     'tensorsim_nb.train.cpu_threads': ('api/train.html#cpu_threads', 'tensorsim_nb/train.py'),
+                                    'tensorsim_nb.train.parse_curves': ('api/train.html#parse_curves', 'tensorsim_nb/train.py'),
                                     'tensorsim_nb.train.read_curves': ('api/train.html#read_curves', 'tensorsim_nb/train.py'),
                                     'tensorsim_nb.train.seeded': ('api/train.html#seeded', 'tensorsim_nb/train.py'),
                                     'tensorsim_nb.train.train': ('api/train.html#train', 'tensorsim_nb/train.py')}}}

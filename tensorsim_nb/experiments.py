@@ -6,7 +6,7 @@
 __all__ = ['CheckpointTable', 'save_table', 'load_table', 'BackdoorConfig', 'backdoor', 'outcome_table', 'gap_table',
            'largest_break']
 
-# %% ../nbs/api/42_experiments.ipynb #e6fe32eb
+# %% ../nbs/api/42_experiments.ipynb #85df0220
 import hashlib, io, json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from .core import atomic_path, message
 from .data import Poisoning, Stamp, attack_success, digits
 from .gram import gram
 from .models import classifier, load
-from .train import TrainConfig, cpu_threads, seeded, train
+from .train import TrainConfig, cpu_threads, parse_curves, seeded, train
 
 # %% ../nbs/api/42_experiments.ipynb #32c8b480
 def _digest(data:bytes) -> str: return hashlib.sha256(data).hexdigest()
@@ -85,7 +85,7 @@ def _read(folder, name, digest=None) -> bytes:
                                  "Compute the table again."))
     return data
 
-# %% ../nbs/api/42_experiments.ipynb #b349c6a8
+# %% ../nbs/api/42_experiments.ipynb #d21350df
 def load_table(
     folder, # A folder written by `CheckpointTable.save`
 ) -> CheckpointTable:
@@ -98,7 +98,7 @@ def load_table(
                                  "Write it with `CheckpointTable.save`."))
     npz, curves = (_read(folder, k, what['digests'][k]) for k in ('matrices.npz', 'curves.csv'))
     with np.load(io.BytesIO(npz), allow_pickle=False) as z: matrices = dict(z)
-    curves = pd.read_csv(io.BytesIO(curves), float_precision='round_trip')
+    curves = pd.DataFrame(parse_curves(curves.decode().splitlines()), columns=['step', 'quantity', 'value'])
     return CheckpointTable(what['labels'], what['steps'], matrices, curves, what['boundaries'], what['meta'])
 
 CheckpointTable.load = staticmethod(load_table)
