@@ -85,7 +85,7 @@ def colour_range(
     if hi - lo < 1e-3: lo = hi - 1e-3
     return lo, hi, 'RdBu_r' if lo < -.05 else 'viridis'
 
-# %% ../nbs/api/50_plots.ipynb #0f9746f0
+# %% ../nbs/api/50_plots.ipynb #78556a0b
 def _thin_ticks(n:int, most:int=9) -> np.ndarray: # Positions 1, 2, 5, 10, 20, 50, ... apart, from the first on
     apart = next(d*10**e for e in range(9) for d in (1, 2, 5) if n <= most*d*10**e)
     return np.arange(0, n, apart)
@@ -97,9 +97,10 @@ def _check_boundaries(boundaries, n:int) -> dict:
     return dict(boundaries or {})
 
 def _step_axis(axis, labels, most:int=9):
-    "Label some of the checkpoints of an axis."
+    "Label some of the checkpoints of an axis, long names cut."
+    short = lambda s: s if len(s) <= 12 else s[:11] + '…'
     at = _thin_ticks(len(labels), most)
-    axis.set_ticks(at, [_plain(labels[i]) for i in at])
+    axis.set_ticks(at, [_plain(short(str(labels[i]))) for i in at])
 
 # %% ../nbs/api/50_plots.ipynb #277d7e3b
 def similarity_heatmap(
