@@ -1,4 +1,4 @@
-"""Exact, weight-based similarity of polynomial (tensor) networks. `import tensorsim_nb as ts`: names load when used."""
+"""Exact, weight-based similarity of polynomial (tensor) networks. Names load when they are first used."""
 
 __version__ = "0.1.0"
 
@@ -6,10 +6,20 @@ import sys
 from importlib import import_module
 from types import ModuleType
 
-# The public face: module -> its names here. A new public name is one word in this table; tests/test_public.py checks it.
+# The public face: module -> its names here. A new public name is one word in this table (tests/test_public.py).
 PUBLIC = dict(
+    laws = "Gaussian Tokens",
     layers = "Linear BilinearMLP",
     models = "Model classifier deep_mlp save load",
+    similarity = "Estimate inner norm similarity distance",
+    gram = "Gram gram",
+    baselines = "matrix_cosine output_cosine",
+    slices = "slice_outputs project_inputs",
+    data = "digits",
+    train = "TrainConfig train",
+    experiments = "backdoor gap_table",
+    plots = "similarity_heatmap training_curves backdoor_figure",
+    explorers = "CheckpointExplorer",
 )
 
 _home = {name: module for module, names in PUBLIC.items() for name in names.split()}

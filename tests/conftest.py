@@ -1,4 +1,4 @@
-"""Tests run with every shape annotation of the library checked (jaxtyping + beartype); at run time they cost nothing."""
+"""Tests run with every shape annotation of the library checked (jaxtyping + beartype)."""
 import os, sys
 from pathlib import Path
 

@@ -14,7 +14,7 @@ from tensorsim_nb.models import FORMAT, Combination, info, load, parts, save
 ts_layers = dict(BilinearMLP=ts.BilinearMLP, Linear=ts.Linear)
 
 
-@pytest.mark.parametrize('bias,residual,shape', itertools.product((False, True), (0., -.7), ((5,), (2, 3))))
+@pytest.mark.parametrize('bias,residual,shape', list(itertools.product((False, True), (0., -.7), ((5,), (2, 3)))))
 def test_terms_add_up_to_forward(bias, residual, shape):
     torch.manual_seed(0)
     for layer in (ts.BilinearMLP(4, 6, bias=bias, residual=residual), ts.Linear(4, 3, bias=bias), ts.Linear(4, 7, bias=bias)):

@@ -24,7 +24,7 @@ def pair(d, seed, bias, residual, hidden=(5, 7), model=4):
     return [Model(Linear(d, model, bias=bias), BilinearMLP(model, h, bias=bias, residual=residual), Linear(model, 2, bias=bias)).double() for h in hidden]
 
 
-@pytest.mark.parametrize('bias,residual,kind', itertools.product((False, True), (0., .6), LAWS))
+@pytest.mark.parametrize('bias,residual,kind', list(itertools.product((False, True), (0., .6), LAWS)))
 def test_one_layer_agrees_with_quadrature(bias, residual, kind):
     for seed in range(3):
         a, b = pair(3, seed, bias, residual)
@@ -83,7 +83,7 @@ def brute_closure(model_a, model_b):
     return float(cov[:p.d_out, p.d_out:].trace() + mean[:p.d_out] @ mean[p.d_out:])
 
 
-@pytest.mark.parametrize('bias,residual', itertools.product((False, True), (0., .6)))
+@pytest.mark.parametrize('bias,residual', list(itertools.product((False, True), (0., .6))))
 def test_closure_is_what_it_says(bias, residual):
     "Two and three layers: propagate against layer-by-layer quadrature of the same Gaussian assumption."
     for n_layer in (2, 3):
@@ -129,14 +129,12 @@ def test_tensor_measure_with_biases_is_the_padded_tensor():
     a, b = pair(3, 0, True, .6)
     def padded(m):
         lin, mlp, head = m
-        aff = lambda l: torch.cat([torch.cat([l.bias[:, None], l.weight], 1), torch.eye(1, 1 + l.weight.shape[1])], 0).detach()
-        one = torch.eye(1, 5, dtype=torch.float64).flip(1)*0
         W = torch.zeros(5, 4, dtype=torch.float64); W[0, 0] = 1; W[1:] = torch.cat([lin.bias[:, None], lin.weight], 1).detach()
         e0 = torch.eye(5, dtype=torch.float64)[:1]
-        L = torch.cat([torch.cat([mlp.left.bias[:, None], mlp.left.weight], 1), torch.eye(5)[1:], e0]).detach()
+        L = torch.cat([torch.cat([mlp.left.bias[:, None], mlp.left.weight], 1), torch.eye(5).double()[1:], e0]).detach()
         R = torch.cat([torch.cat([mlp.right.bias[:, None], mlp.right.weight], 1), e0.expand(4, -1), e0]).detach()
         D = torch.zeros(5, len(L), dtype=torch.float64); D[0, -1] = 1
-        D[1:] = torch.cat([mlp.down.weight, mlp.residual*torch.eye(4), mlp.down.bias[:, None]], 1).detach()
+        D[1:] = torch.cat([mlp.down.weight, mlp.residual*torch.eye(4).double(), mlp.down.bias[:, None]], 1).detach()
         H = torch.cat([head.bias[:, None], head.weight], 1).detach()
         A = torch.einsum('oh,hi,hj->oij', D, L @ W, R @ W)
         return torch.tensordot(H, (A + A.mT)/2, 1)

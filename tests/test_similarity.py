@@ -20,7 +20,7 @@ def measures(a, b, *args, **kw):
     return dict(inner=ts.inner(a, b, *args, **kw), norm=ts.norm(a, *args, **kw), similarity=ts.similarity(a, b, *args, **kw), distance=ts.distance(a, b, *args, **kw))
 
 
-@pytest.mark.parametrize('n_layer,method', itertools.product((1, 2), ('auto', 'exact', 'quadrature')))
+@pytest.mark.parametrize('n_layer,method', list(itertools.product((1, 2), ('auto', 'exact', 'quadrature'))))
 def test_exact_methods_agree_with_quadrature(n_layer, method):
     torch.manual_seed(n_layer)
     a, b = (ts.deep_mlp(3, 4, h, 2, n_layer, bias=True, residual=.5).double() for h in (5, 6))
