@@ -1,1 +1,47 @@
+"""Exact, weight-based similarity of polynomial (tensor) networks. Names load when they are first used."""
+
 __version__ = "0.1.0"
+
+import sys
+from importlib import import_module
+from types import ModuleType
+
+# The public face: module -> its names here. A new public name is one word in this table (tests/test_public.py).
+PUBLIC = dict(
+    laws = "Gaussian Tokens",
+    layers = "Linear BilinearMLP",
+    models = "Model classifier deep_mlp save load",
+    similarity = "Estimate inner norm similarity distance",
+    gram = "Gram gram",
+    baselines = "matrix_cosine output_cosine",
+    slices = "slice_outputs project_inputs",
+    data = "digits",
+    train = "TrainConfig train",
+    experiments = "backdoor gap_table",
+    plots = "similarity_heatmap training_curves backdoor_figure",
+    explorers = "CheckpointExplorer",
+)
+
+_home = {name: module for module, names in PUBLIC.items() for name in names.split()}
+__all__ = list(_home)
+
+
+def __getattr__(name):
+    "Import the module that holds `name` when it is first asked for (PEP 562)."
+    if name in PUBLIC and name not in _home: return import_module(f"{__name__}.{name}")
+    if name not in _home: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_home[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__(): return sorted({'__version__', *PUBLIC, *_home})
+
+
+class _Package(ModuleType):
+    "Keeps `ts.similarity` the function: Python binds a submodule of the same name here when it is imported."
+    def __setattr__(self, name, value):
+        if not (name in _home and isinstance(value, ModuleType)): super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -101,7 +101,7 @@ class Combination(nn.Module):
     def forward(self, x):
         return sum(c*m(x) for c, m in zip(self.coefs, self.models))
 
-# %% ../nbs/api/11_models.ipynb #874b38fb
+# %% ../nbs/api/11_models.ipynb #8cf4dfe2
 def parts(
     model, # A `Model` or a `Combination`
 ) -> 'list[tuple[float, Model]]': # Coefficients and plain models, nested combinations expanded
@@ -119,8 +119,8 @@ def _scale(a, c) -> Combination:
     return Combination(*zip(*[(c*k, m) for k, m in parts(a)]))
 
 for cls in (Model, Combination):
-    cls.__add__ = cls.__iadd__ = lambda a, b: _combine(a, b, 1, 1)
-    cls.__sub__ = cls.__isub__ = lambda a, b: _combine(a, b, 1, -1)
+    cls.__add__ = cls.__iadd__ = lambda a, b: _combine(a, b, 1., 1.)
+    cls.__sub__ = cls.__isub__ = lambda a, b: _combine(a, b, 1., -1.)
     cls.__mul__ = cls.__rmul__ = cls.__imul__ = _scale
     cls.__truediv__ = lambda a, c: _scale(a, 1/c)
     cls.__neg__ = lambda a: _scale(a, -1)
@@ -129,14 +129,15 @@ for cls in (Model, Combination):
 LAYERS = {'Linear': Linear, 'BilinearMLP': BilinearMLP} # layer types that a file may name
 FORMAT = 'tensorsim_nb/1'
 
-# %% ../nbs/api/11_models.ipynb #912d5a2d
+# %% ../nbs/api/11_models.ipynb #21c1c400
 def save(
-    model:Model, # What to save; its weights must be finite
+    model, # A `Model`; its weights must be finite
     path, # File to write, by custom `*.safetensors`; replaced in one step
-    **info:str, # Strings to keep in the header, like step="400"
+    **info, # Strings to keep in the header, like step="400"
 ):
     "Write weights and architecture to one safetensors file."
     if not isinstance(model, Model): raise TypeError(message("`save` writes a plain `Model`", type(model).__name__, "Save the parts of a sum one by one."))
+    model = Model(*(layer.plain() if hasattr(layer, 'plain') else layer for layer in model)) # a view becomes a layer of its own
     state = {k: check_finite(v.detach(), f"Weight {k}").cpu().contiguous().clone() for k, v in model.state_dict().items()}
     arch = json.dumps([dict(type=type(layer).__name__, **layer.config()) for layer in model])
     with atomic_path(path) as tmp:

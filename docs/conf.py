@@ -1,0 +1,48 @@
+"""Sphinx's settings; docs/build.py runs Sphinx on the pages that it made in _proc/pages."""
+import json, sys
+from configparser import ConfigParser
+from pathlib import Path
+
+here = Path(__file__).resolve().parent
+pages = here.parent/'_proc'/'pages'
+config = ConfigParser(delimiters=['='], interpolation=None)
+config.read(here.parent/'settings.ini', encoding='utf-8')
+cfg = config['DEFAULT']
+
+project, author, copyright, version = cfg['title'], cfg['author'], cfg['copyright'], cfg['version']
+release, language = version, 'en'
+extensions = ['myst_nb', 'sphinx.ext.mathjax', 'sphinx_copybutton']
+exclude_patterns = ['files', '_extra_static', 'source/*.py']
+
+# Notebooks come executed. The processors may put a heading of level 3 right below the title.
+nb_execution_mode, nb_ipywidgets_js, nb_merge_streams = 'off', {}, True
+myst_enable_extensions = ['dollarmath', 'amsmath', 'attrs_inline', 'attrs_block', 'colon_fence', 'deflist']
+myst_heading_anchors, myst_dmath_double_inline = 4, True
+suppress_warnings = ['myst.header', 'misc.highlighting_failure']
+
+html_theme, html_title = 'pydata_sphinx_theme', cfg['title']
+html_static_path = [str(here/'static'), str(pages/'_extra_static')]
+html_css_files, html_favicon = ['site.css'], str(here/'static'/'logo.svg')
+html_copy_source, html_show_sourcelink, html_show_sphinx = False, False, False
+html_show_search_summary = False   # it would fetch pages, which a browser forbids for file://
+html_sidebars = {'index': [], 'CONTRIBUTING': [], 'CHANGELOG': [], 'source/*': []}
+html_theme_options = dict(
+    logo=dict(text=cfg['title'], image_light='_static/logo.svg', image_dark='_static/logo.svg'),
+    navbar_align='left', header_links_before_dropdown=5, navigation_with_keys=False, show_toc_level=2,
+    show_nav_level=2, back_to_top_button=False, secondary_sidebar_items=['page-toc'],
+    footer_start=['copyright'], footer_end=[],
+    pygments_light_style='tango', pygments_dark_style='github-dark')
+mathjax_path = 'mathjax/tex-mml-chtml.js'
+copybutton_prompt_text, copybutton_prompt_is_regexp = r'>>> |\.\.\. |\$ ', True
+
+
+def widget_scripts(app, pagename, templatename, context, doctree):
+    "Only a page with widgets loads the widget scripts, after the theme's own."
+    if pagename not in app.config.widget_pages: return
+    for i, name in enumerate(('widgets/require.js', 'widgets.js', 'widgets/embed-amd.js')):
+        app.add_js_file(name, priority=910 + i, loading_method='defer')   # run in this order, after MathJax
+
+
+def setup(app):
+    app.add_config_value('widget_pages', json.loads((pages/'widget_pages.json').read_text()), 'env')
+    app.connect('html-page-context', widget_scripts)
