@@ -65,13 +65,13 @@ def hermite_grid(
         digit = torch.arange(start, min(start + chunk, k**d))[:, None] // place % k
         yield t[digit], w[digit].prod(-1)
 
-# %% ../nbs/api/01_tensors.ipynb #7bfe4355
+# %% ../nbs/api/01_tensors.ipynb #3bc20f99
 def quadrature(
     fn, # Polynomial map from (batch, d) to (batch, *shape)
     d:int, # Number of inputs
     degree:int, # Its degree
     *,
-    mean:'Float[Tensor, "d"]|None'=None, # Mean; zero when None
+    mean:'Float[Tensor, "d_x"]|None'=None, # Mean; zero when None
     root:'Float[Tensor, "d_x d"]|None'=None, # `root @ root.T` is the covariance; identity when None
     max_nodes:int=5_000_000, # Refuse larger grids
 ) -> Tensor: # E[fn(x)], exact to rounding
