@@ -79,7 +79,7 @@ def compare_command(args):
         e = similarity(*(slice_outputs(m, k) for m in (a, b)), law, method=args.method)
         print(f"{k:>8} {e.value:>12.6f} {'exact' if e.exact else format(e.stderr, '.2g'):>10}  {e.method}")
 
-# %% ../nbs/api/90_cli.ipynb #42cead06
+# %% ../nbs/api/90_cli.ipynb #03fe1117
 def model_files(
     folder, # A folder with checkpoints
 ) -> 'list[Path]': # Sorted by name, numbers by value
@@ -98,19 +98,16 @@ def _write_gram(path:Path, g):
     with atomic_path(path) as tmp:
         if path.suffix == '.npz':
             arrays = dict(labels=np.array(g.labels), similarity=g.similarity, inner=g.inner, distance=g.distance)
-            arrays |= {f"slice_{k}": s.similarity for k, s in (g.slices or {}).items()}
-            with open(tmp, 'wb') as f: np.savez_compressed(f, allow_pickle=False, **{k: np.asarray(v) for k, v in arrays.items()})
-        elif path.suffix == '.csv':
-            import pandas as pd
-            pd.DataFrame(np.asarray(g.similarity), g.labels, g.labels).to_csv(tmp)
+            arrays |= {f"slice_{k}": s.similarity for k, s in g.slices.items()}
+            with open(tmp, 'wb') as f: np.savez_compressed(f, allow_pickle=False, **arrays)
+        elif path.suffix == '.csv': g.to_dataframe().to_csv(tmp)
         else:
             from tensorsim_nb.plots import similarity_heatmap, to_png
-            tmp.write_bytes(to_png(similarity_heatmap(np.asarray(g.similarity), g.labels, title="Similarity of all pairs", axis=None)))
+            tmp.write_bytes(to_png(similarity_heatmap(g.similarity, g.labels, title="Similarity of all pairs", axis="model")))
 
-# %% ../nbs/api/90_cli.ipynb #b608aa7e
+# %% ../nbs/api/90_cli.ipynb #7f031d6f
 def gram_command(args):
     "Compare all pairs of a folder; print or write the matrix."
-    import numpy as np
     from tensorsim_nb.gram import gram
     from tensorsim_nb.models import load
     out = args.out and Path(args.out)
@@ -120,11 +117,11 @@ def gram_command(args):
     files, law = model_files(args.dir), read_law(args.law)
     models = [load(p) for p in files]
     slices = parse_slices(args.slices, models[0].d_out)
-    g = gram(models, law=law, method=args.method, slices=slices or None)
-    g.labels = [p.stem for p in files]
+    g = gram(models, law, method=args.method, slices=slices or None, labels=[p.stem for p in files])
     if out: _write_gram(out, g)
-    for name, m in [('all outputs', g), *(((f"output {k}", s) for k, s in g.slices.items()) if slices else ())]:
-        _print_matrix(name, np.asarray(m.similarity), g.labels)
+    print(g)
+    for name, m in [('all outputs', g), *((f"output {k}", s) for k, s in g.slices.items())]:
+        _print_matrix(name, m.similarity, g.labels)
     if out: print(f"written: {out}")
 
 def _print_matrix(name, m, labels, most=8):
@@ -224,7 +221,7 @@ def demo_command(args):
           f"\nOpen next    make lab (the first lesson)"
           f"\nTry next     tensorsim compare {pair[0]} {pair[1]} --slices all")
 
-# %% ../nbs/api/90_cli.ipynb #49323a18
+# %% ../nbs/api/90_cli.ipynb #e8ed7b03
 METHODS = ('auto', 'exact', 'closure', 'tensor', 'sample', 'quadrature')
 
 class _Parser(argparse.ArgumentParser):
@@ -253,7 +250,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--version', action='store_true', help="print the version")
     commands = parser.add_subparsers(metavar='COMMAND', title='commands')
     p = _command(commands, 'demo', demo_command, "train on digits, insert a backdoor, find it from the weights",
-                 ['demo', 'demo --quick --out /tmp/demo'], debug)
+                 ['demo', 'demo --quick --out trial'], debug)
     p.add_argument('--out', default='demo', metavar='FOLDER', help="where to write (default: demo)")
     p.add_argument('--quick', action='store_true', help="400 steps instead of 1900")
     p.add_argument('--quiet', action='store_true', help="no progress bars")

@@ -146,13 +146,13 @@ def _runs(config:BackdoorConfig, run_dir:Path, quiet:bool) -> tuple: # (poisoned
                   title=f"{name:>8}") for name, change in [('backdoor', config.poisoning), ('control', None)]]
     return runs, test_set
 
-# %% ../nbs/api/42_experiments.ipynb #5f561d5f
+# %% ../nbs/api/42_experiments.ipynb #6b028c82
 def _matrices(models, test, stamp) -> dict: # quantity -> N x N
     "All similarities of all pairs of models."
-    tensor = gram(models, method='tensor', slices=range(models[0].d_out))
-    return {'tensor': tensor.similarity, 'gaussian': gram(models, method='closure').similarity,
-            'matrix': matrix_cosines(models), 'output clean': output_cosines(models, test.x),
-            'output poisoned': output_cosines(models, stamp(test.x)),
+    tensor = gram(models, method='tensor', slices='all')
+    return {'tensor': tensor.similarity, 'gaussian': gram(models, method='exact').similarity,
+            'matrix': matrix_cosines(models).numpy(), 'output clean': output_cosines(models, test.x).numpy(),
+            'output poisoned': output_cosines(models, stamp(test.x)).numpy(),
             **{f"slice {k}": g.similarity for k, g in tensor.slices.items()}}
 
 def _meta(config, poisoned:bool) -> dict:

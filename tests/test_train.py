@@ -1,5 +1,5 @@
 """A run that was killed, wherever it was killed, continues to the same bits; folders of others are left alone."""
-import json, os, signal, subprocess, sys, time
+import importlib, json, os, signal, subprocess, sys, time
 from dataclasses import replace
 
 import pytest
@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 
 import tensorsim_nb as ts
 from conftest import ROOT
-from tensorsim_nb import train as module
 from tensorsim_nb.data import Dataset, Poisoning, digits
 from tensorsim_nb.train import TrainConfig, checkpoints, read_curves, seeded, train
 
+module = importlib.import_module('tensorsim_nb.train')     # the module: ts.train is the function
 CONFIG = TrainConfig(steps=60, every=20, batch_size=64)
 
 
