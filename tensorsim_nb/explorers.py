@@ -172,11 +172,11 @@ def _check_control(table, control):
         raise ValueError(message("The control has every measure of the run", f"no {lost[0]!r}", "Compare both runs with the same measures."))
     return control
 
-# %% ../nbs/api/51_explorers.ipynb #b5c1b7dc
+# %% ../nbs/api/51_explorers.ipynb #b594f2ca
 class _PairPicture:
     "Curves with the picked checkpoints marked, beside the bars of the slices; redrawn quickly."
     def __init__(self, explorer):
-        self.explorer, self.fig = explorer, new_figure(9.4, 2.9)
+        self.explorer, self.fig = explorer, new_figure(9.4, 3)
         self.fig.set_dpi(96)
         left, right = self.fig.subplots(1, 2, width_ratios=(1.15, 1))
         _draw_curves(explorer, left)
@@ -356,11 +356,11 @@ def _value(self) -> dict: # metric, pick, labels, steps, similarity, numbers, co
 
 CheckpointExplorer.value = property(_value)
 
-# %% ../nbs/api/51_explorers.ipynb #25e07c7d
+# %% ../nbs/api/51_explorers.ipynb #5a273dc1
 def figure(self:CheckpointExplorer) -> Figure: # Heatmaps with the pair marked, curves, bars
     "The present view as a static figure."
     v, runs = self.value, _runs(self)
-    fig = new_figure(9, 7.4)
+    fig = new_figure(9.4, 7.6)
     upper, lower = fig.subfigures(2, 1, height_ratios=(4.4, 3))
     lo, hi, _ = _range(self)
     top = upper.subplots(1, 2)
@@ -469,14 +469,14 @@ select,input{font:inherit}
 #ts-pair{font-weight:600}.ts-now{font-weight:600;background:var(--soft)}
 """
 
-# %% ../nbs/api/51_explorers.ipynb #6082055d
+# %% ../nbs/api/51_explorers.ipynb #011468fd
 def _page_run(name:str, t) -> dict:
     "One run as plain JSON: matrices as base64 of 32-bit floats, curves in units of checkpoints."
     b64 = lambda b: base64.b64encode(b).decode()
     names = list(dict.fromkeys(t.curves['quantity']))
     losses = [q for q in names if 'loss' in str(q).lower()]
     where = lambda steps: np.interp(steps, t.steps, np.arange(len(t.steps))).round(3).tolist()
-    curves = [dict(name=str(q), x=where(c['step']), y=c['value'].astype(float).tolist(), right=q in losses and len(losses) < len(names))
+    curves = [dict(name=str(q).replace('_', ' '), x=where(c['step']), y=c['value'].astype(float).tolist(), right=q in losses and len(losses) < len(names))
               for q in names for c in [t.curves[t.curves['quantity'] == q]]]
     return dict(name=str(name), labels=[str(l) for l in t.labels], boundaries=[[str(k), int(i)] for k, i in t.boundaries.items()], curves=curves,
                 axis="checkpoint", matrices={k: b64(np.ascontiguousarray(m, dtype='<f4').tobytes()) for k, m in t.matrices.items()})

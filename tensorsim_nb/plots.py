@@ -203,7 +203,7 @@ def check_steps(
         raise ValueError(message("Steps of checkpoints increase", f"{list(steps)[:6]}...", "Sort the checkpoints and count stages on."))
     return s
 
-# %% ../nbs/api/50_plots.ipynb #938e15b3
+# %% ../nbs/api/50_plots.ipynb #af3c2ce2
 def training_curves(
     curves, # DataFrame with columns step, quantity, value
     *,
@@ -222,16 +222,16 @@ def training_curves(
     for k, name in enumerate(names):
         c = curves[curves['quantity'] == name]
         x = c['step'] if at is None else np.interp(c['step'], at, np.arange(len(at)))
-        label = _short(name, 30) + (" (right axis)" if right is not ax and name in losses else "")
+        label = _short(str(name).replace('_', ' '), 30) + (" (right axis)" if right is not ax and name in losses else "")
         (right if name in losses else ax).plot(x, c['value'], label=label, color=COLOURS[k % 7], ls=DASHES[k % 7], lw=1.6)
     shift = 0 if at is None else .5
     for name, i in (boundaries or {}).items(): _mark_stage(ax, i - shift, name)
     if at is not None:
-        ax.set_xlim(-.5, len(at)-.5); _step_axis(ax.xaxis, [f"{s:g}" for s in at])
+        ax.set_xlim(-.5, len(at)-.5); _step_axis(ax.xaxis, [f"{s:g}" for s in at], max(2, int(1.8*_inches(ax))))
     _dress_curves(ax, right, title, bool(losses), len(losses) < len(names))
     return fig
 
-# %% ../nbs/api/50_plots.ipynb #c6af7d91
+# %% ../nbs/api/50_plots.ipynb #10cc1f53
 def _mark_stage(ax, x, name):
     "A vertical line with its name."
     ax.axvline(x, color='black', lw=1, ls='--')
@@ -249,8 +249,15 @@ def _dress_curves(ax, right, title, losses, fractions):
 
 def _legend_above(ax, handles, title):
     "A legend between the axes and their title: it can cover no line and no bar."
-    ax.set_title(_plain(title), fontsize=10, pad=8 + 13*-(-len(handles)//4))
-    if handles: ax.legend(handles=handles, loc='lower left', bbox_to_anchor=(0, 1.0), ncols=min(4, len(handles)), fontsize=8, frameon=False, borderpad=.1)
+    room = 17*_inches(ax) # characters in one line
+    columns = next((n for n in (4, 3, 2) if n*max([len(h.get_label()) + 6 for h in handles], default=0) <= room), 1)
+    ax.set_title(_plain(title), fontsize=10, pad=8 + 13*-(-len(handles)//columns))
+    if handles: ax.legend(handles=handles, loc='lower left', bbox_to_anchor=(0, 1.0), ncols=columns, fontsize=8, frameon=False,
+                          borderpad=.1, columnspacing=1.2).set_in_layout(False)
+
+def _inches(ax) -> float:
+    "Width of an axes before the layout settles, nearly that afterwards."
+    return ax.bbox.width/ax.figure.figure.dpi
 
 # %% ../nbs/api/50_plots.ipynb #7866c6dd
 def figure_rows(
@@ -293,7 +300,7 @@ def backdoor_figure(
     _same_curve_axes(fig)
     return fig
 
-# %% ../nbs/api/50_plots.ipynb #1d5cb2f4
+# %% ../nbs/api/50_plots.ipynb #5d6fedab
 def _curve_panel(ax, run, name):
     "Curves over a column of heatmaps: the same axis, counted in checkpoints, without its numbers."
     training_curves(run.curves, boundaries=run.boundaries, steps=run.steps, title=run.meta.get('name', name), ax=ax)
@@ -322,7 +329,7 @@ def _same_curve_axes(fig):
     for a in maps: a.set_ylabel("checkpoint (training step)", fontsize=9)
     left, right = (f(a.get_position().x0 for a in maps) for f in (min, max))
     for a in maps + curves:
-        if a.get_position().x0 != (left if a.yaxis.get_label_position() == 'left' else right):
+        if abs(a.get_position().x0 - (left if a.yaxis.get_label_position() == 'left' else right)) > .01:
             a.set_ylabel(''); a.tick_params(labelleft=False, labelright=False)
     fig.legend(handles=list(lines.values()), loc='upper left', bbox_to_anchor=((LEFT-.1)/fig.get_figwidth(), 1),
                ncols=4 if fig.get_figwidth() > 5 else 2, fontsize=8, frameon=False)

@@ -78,6 +78,9 @@ def test_backdoor_columns_line_up():
     box = maps[0].get_window_extent()
     assert box.width == pytest.approx(box.height) == pytest.approx(curves.get_window_extent().width)
     assert len({im.get_clim() for a in maps for im in a.images}) == 1 # one range of colours
+    for runs in ((TABLE,), (TABLE, CONTROL)): # titles of axes at the outer edges
+        fig = backdoor_figure(*runs, names=['tensor'])
+        assert [a.get_ylabel() for a in fig.axes if a.get_ylabel() in ('fraction', 'loss')] == ['fraction', 'loss']
     rows = backdoor_figure(TABLE, CONTROL, same_colours=False)
     assert len({im.get_clim() for a in rows.axes for im in a.images}) == 5
 
