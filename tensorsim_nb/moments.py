@@ -6,8 +6,9 @@
 __all__ = ['Wick', 'State', 'input_state', 'Ready', 'TermWick', 'term_mean', 'term_covariance', 'SelfMoments', 'layer_mean',
            'layer_covariance', 'active_share', 'propagate', 'waiting', 'cross_inner', 'match', 'tensor_inner']
 
-# %% ../nbs/api/20_moments.ipynb #f9d37b2c
+# %% ../nbs/api/20_moments.ipynb #8f6abbaa
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from itertools import chain as concat, combinations
@@ -21,7 +22,7 @@ from .layers import Leg, Term
 from .laws import Gaussian
 from .sequences import SequenceMoments, propagate_sequence, schedule, sequence_inner
 
-# %% ../nbs/api/20_moments.ipynb #bc7b06d2
+# %% ../nbs/api/20_moments.ipynb #025b8eb7
 def _sum(xs) -> 'Tensor|None':
     "Sum of what is there."
     total = None
@@ -34,7 +35,7 @@ def _dot(x:'Tensor|None', y:'Tensor|None') -> 'Tensor|None':
     if x is None or y is None: return None
     return x*y if x.shape[-1] == 1 else x @ y
 
-def _times(x:'Tensor|None', y:'Tensor|None') -> 'Tensor|None':
+def _times(x:'Tensor|None', y:'Tensor|int|None') -> 'Tensor|None':
     "Product of a number (for each pair of heads) and a matrix."
     return None if x is None or y is None else x*y
 
@@ -101,11 +102,11 @@ def _connected(self:Wick, U) -> 'Tensor|None': # (head_a, head_b, 1, 1)
 
 Wick.connected = _memo(_connected)
 
-# %% ../nbs/api/20_moments.ipynb #cd1f2736
+# %% ../nbs/api/20_moments.ipynb #4a43e170
 def _crosses(S) -> bool: # does a set of scores touch both sides?
     return len({side for side, _ in S}) == 2
 
-def _moment(self:Wick, T) -> 'Tensor|None':
+def _moment(self:Wick, T) -> 'Tensor|int|None':
     "E of the product of the scores in `T`."
     if not T: return 1
     t = frozenset([min(T)])
@@ -120,8 +121,8 @@ def _covariance(self:Wick, T) -> 'Tensor|None':
 
 Wick.moment, Wick.covariance = _memo(_moment), _memo(_covariance)
 
-# %% ../nbs/api/20_moments.ipynb #1ceb0da9
-def _open_mean(self:Wick, v) -> 'Tensor|None': # (head_a, head_b, width, 1)
+# %% ../nbs/api/20_moments.ipynb #68c42f75
+def _open_mean(self:Wick, v) -> 'Tensor|int|None': # (head_a, head_b, width, 1)
     "E of one side's term: open leg `v` (None: constant 1) times all its scores."
     if v is None: return self.moment(self.scores)
     return _sum(_times(self.string(v, S), self.moment(self.scores - S)) for S in _subsets(self.scores))
@@ -142,19 +143,19 @@ def _strings(self:Wick, v, S, w, T):
     crossing = any(s == 'b' for s, _ in S) or any(s == 'a' for s, _ in T)
     x, y = self.string(v, S), self.string(w, T)
     if x is None or y is None: return None
-    return _times((self.moment if crossing else self.covariance)(self.scores - S - T), x*y.mT)
+    return _times(x*y.mT, (self.moment if crossing else self.covariance)(self.scores - S - T))
 
 Wick.open_mean, Wick.open_covariance, Wick._strings = _open_mean, _open_covariance, _strings
 
 # %% ../nbs/api/20_moments.ipynb #38c33eb5
 from .tensors import Scaled, magnitude, shift
 
-# %% ../nbs/api/20_moments.ipynb #8e5a777f
+# %% ../nbs/api/20_moments.ipynb #667d4304
 @dataclass(frozen=True)
 class State:
     "Mean and covariance of one model's activations; true values are `2 ** exponent` times these."
     mean:'Float[Tensor, "d"]|None' # None is zero
-    times_cov:'callable' # W -> W @ cov
+    times_cov:'Callable|None' # W -> W @ cov; None after the last layer, where only the trace is kept
     width:int # Number of activations, d
     exponent:int=0
 
