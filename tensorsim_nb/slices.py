@@ -189,10 +189,9 @@ def patch(
     "The pixels of a rectangle, as indices of a flat image."
     return [r*shape[1] + c for r in range(shape[0])[rows] for c in range(shape[1])[columns]]
 
-# %% ../nbs/api/30_slices.ipynb #230d47b5
-class HeldPositions(Law):
+# %% ../nbs/api/30_slices.ipynb #4d39f3a4
+class HeldPositions(Gaussian):
     "A law of sequences in which all but some positions rest at one input."
-    gaussian = True
     def __init__(self,
         law:Law, # Law of the positions that vary
         free, # Positions that vary
@@ -203,10 +202,10 @@ class HeldPositions(Law):
         if not law.gaussian: raise NotImplementedError(message("`HeldPositions` needs a Gaussian law", repr(law), "Fit one with Gaussian.fit."))
         mean = zero if law.mean is None else law.mean
         at = mean if rest is None else _matrix(rest, "The resting input", d, 0, like)[:, 0]
-        self.law, self.free, self.d, self.mean = law, {operator.index(p) for p in free}, d, None
+        super().__init__(law.mean, law.cov)
+        self.law, self.free, self.d = law, {operator.index(p) for p in free}, d
         self.moving, self.held = Gaussian(mean, law.cov), Gaussian(at, zero)
     def at(self, position): return self.moving if position in self.free else self.held
-    def times_cov(self, W): return self.law.times_cov(W)
     def __repr__(self): return f"HeldPositions({self.law!r}, free={sorted(self.free)})"
 
 # %% ../nbs/api/30_slices.ipynb #5f06f587
