@@ -103,7 +103,7 @@ def execute_all(paths):
     async def everything(): return await asyncio.gather(*(execute(p, key, slots, say) for p in paths))
     failures = [f for f in asyncio.run(everything()) if f]
     if failures:
-        fail("Every notebook must run to be shown", 
+        fail("Every notebook must run to be shown",
              '\n\n'.join([f"{len(failures)} that failed", *failures, '']),
              "Open it with `make lab`, mend that cell, then run `make docs` again.")
 
@@ -231,21 +231,38 @@ def doc_links(page, anchors, homes, site):
 
 def processors():
     "nbdev's processors, with one change: show_doc reads the exported module, so no example cell runs twice."
-    import ast, importlib
+    import ast, importlib, importlib.util
+    from fastcore.xtras import dict2obj
     from nbdev import processors as nbdev
+
+    def mk_output(data): return dict2obj(dict(output_type='display_data', metadata={}, data=data))
 
     class show_docs_from_module(nbdev.exec_show_docs):
         def begin(self):
             super().begin()
-            module = nbdev._default_exp(self.nb)
-            if module: self.k.user_ns.update(vars(importlib.import_module(f'tensorsim_nb.{module}')))
+            name = nbdev._default_exp(self.nb)
+            self.module = importlib.import_module(f'tensorsim_nb.{name}') if name else None
+            if name: self.k.user_ns.update(vars(self.module))
+
+        def show(self, cell):
+            "An annotation may name a package that the module imports late, such as 'pandas.DataFrame'."
+            for _ in range(5):
+                self.k.cell(cell)
+                late = self.k.exc and re.search(r"NameError.*name '(\w+)' is not defined", repr(self.k.exc))
+                if not (late and self.module and importlib.util.find_spec(late[1])): break
+                setattr(self.module, late[1], importlib.import_module(late[1]))
+            name = re.search(r'show_doc\((\w+)\)', cell.source)
+            if isinstance(self.k.exc, SyntaxError) and name:   # it cannot read the inherited __init__: the docstring then
+                about = (self.k.user_ns[name[1]].__doc__ or '').strip()
+                cell.outputs = [mk_output({'text/markdown': f"---\n\n### {name[1]}\n\n*{about}*"})]
+                self.k.exc = None
 
         def __call__(self, cell):
             trees = cell.parsed_() if self.nb.has_docs_ and cell.source and cell.cell_type == 'code' else None
             if not trees or 'nbdev_export()' in cell.source: return
             for node in trees:
                 if isinstance(node, (ast.Import, ast.ImportFrom)): self.k.run_cell(ast.unparse(node))
-            if nbdev._show_docs(trees): self.k.cell(cell)
+            if nbdev._show_docs(trees): self.show(cell)
             if self.k.exc:
                 fail("show_doc documents what the module exports", f"{self.k.exc!r} at `{cell.source[:80]}`",
                      "Run `make export`; if the error stays, mend that cell.")

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['message', 'check_finite', 'generator', 'atomic_path']
 
-# %% ../nbs/api/00_core.ipynb #02edee22
-import contextlib, os
+# %% ../nbs/api/00_core.ipynb #8410f584
+import contextlib, os, uuid
 from pathlib import Path
 
 import torch
@@ -44,7 +44,7 @@ def generator(
     else: gen.manual_seed(int(seed))
     return gen
 
-# %% ../nbs/api/00_core.ipynb #d15a3468
+# %% ../nbs/api/00_core.ipynb #bd6fa962
 @contextlib.contextmanager
 def atomic_path(
     path, # Where the finished file shall be
@@ -53,7 +53,7 @@ def atomic_path(
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(message(f"Writing {path.name} needs its folder", f"no folder {path.parent}", "Create it first."))
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp") # two writers, even on two machines, never share it
     try:
         yield tmp
         os.replace(tmp, path)

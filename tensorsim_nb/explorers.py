@@ -6,7 +6,7 @@
 __all__ = ['HEATMAP_JS', 'HEATMAP_CSS', 'CURVES_JS', 'PAGE_JS', 'LIGHT', 'PAGE_CSS', 'HeatmapWidget', 'CheckpointExplorer',
            'figure', 'save_html']
 
-# %% ../nbs/api/51_explorers.ipynb #62298d9e
+# %% ../nbs/api/51_explorers.ipynb #1d4d2d0b
 import base64, html, io, json
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from .core import atomic_path, message
-from .plots import (COLOURS, check_curves, check_matrix, check_steps, colour_range, html_page, new_figure,
+from .plots import (COLOURS, check_boundaries, check_curves, check_matrix, check_steps, colour_range, html_page, new_figure,
                                 nice_number, similarity_heatmap, slice_bars, training_curves)
 
 # %% ../nbs/api/51_explorers.ipynb #c3822baf
@@ -148,7 +148,7 @@ def _palette(name:str) -> bytes: # 256 colours of three bytes
     "A matplotlib colour map as bytes for the browser."
     return (colormaps[name](np.linspace(0, 1, 256))[:, :3]*255).round().astype('uint8').tobytes()
 
-# %% ../nbs/api/51_explorers.ipynb #1711fe36
+# %% ../nbs/api/51_explorers.ipynb #c52fc594
 def _check_table(table, name:str="The table"):
     "A table with everything that the explorer shows, or a clear error."
     lost = [k for k in ('labels', 'steps', 'matrices', 'curves', 'boundaries', 'meta') if not hasattr(table, k)]
@@ -159,6 +159,7 @@ def _check_table(table, name:str="The table"):
     if len(check_steps(table.steps)) != len(table.labels):
         raise ValueError(message(f"{name} has one step a checkpoint", f"{len(table.steps)} steps for {len(table.labels)} labels", "Give as many steps as labels."))
     check_curves(table.curves)
+    check_boundaries(table.boundaries, len(table.labels))
     return table
 
 def _check_control(table, control):
@@ -171,11 +172,11 @@ def _check_control(table, control):
         raise ValueError(message("The control has every measure of the run", f"no {lost[0]!r}", "Compare both runs with the same measures."))
     return control
 
-# %% ../nbs/api/51_explorers.ipynb #b5c1b7dc
+# %% ../nbs/api/51_explorers.ipynb #b594f2ca
 class _PairPicture:
     "Curves with the picked checkpoints marked, beside the bars of the slices; redrawn quickly."
     def __init__(self, explorer):
-        self.explorer, self.fig = explorer, new_figure(9.4, 2.9)
+        self.explorer, self.fig = explorer, new_figure(9.4, 3)
         self.fig.set_dpi(96)
         left, right = self.fig.subplots(1, 2, width_ratios=(1.15, 1))
         _draw_curves(explorer, left)
@@ -355,18 +356,19 @@ def _value(self) -> dict: # metric, pick, labels, steps, similarity, numbers, co
 
 CheckpointExplorer.value = property(_value)
 
-# %% ../nbs/api/51_explorers.ipynb #2110c0fe
+# %% ../nbs/api/51_explorers.ipynb #5a273dc1
 def figure(self:CheckpointExplorer) -> Figure: # Heatmaps with the pair marked, curves, bars
     "The present view as a static figure."
     v, runs = self.value, _runs(self)
-    fig = new_figure(9, 7.4)
+    fig = new_figure(9.4, 7.6)
     upper, lower = fig.subfigures(2, 1, height_ratios=(4.4, 3))
     lo, hi, _ = _range(self)
-    for ax, (name, t) in zip(np.ravel(upper.subplots(1, len(runs))), runs):
+    top = upper.subplots(1, 2)
+    left, right = lower.subplots(1, 2) if self.control else (lower.subplots(), top[1]) # bars beside a lone map
+    for ax, (name, t) in zip(top, runs):
         similarity_heatmap(t.matrices[self.metric], t.labels, title=f"{name}: {self.metric}", boundaries=t.boundaries, vmin=lo, vmax=hi, ax=ax)
         i, j = self.pick
         for ec, lw in (('white', 4), ('#d00000', 2)): ax.add_patch(Rectangle((j-.5, i-.5), 1, 1, fill=False, ec=ec, lw=lw, clip_on=False))
-    left, right = lower.subplots(1, 2)
     _draw_curves(self, left)
     for k in self.pick: left.axvline(k, color='#d00000', lw=1.6, alpha=.8)
     slice_bars(_bar_values(self, v['numbers']), control=_bar_values(self, v['control']) if v['control'] else None, highlight=str(self.table.meta.get('target')),
@@ -467,14 +469,14 @@ select,input{font:inherit}
 #ts-pair{font-weight:600}.ts-now{font-weight:600;background:var(--soft)}
 """
 
-# %% ../nbs/api/51_explorers.ipynb #6082055d
+# %% ../nbs/api/51_explorers.ipynb #011468fd
 def _page_run(name:str, t) -> dict:
     "One run as plain JSON: matrices as base64 of 32-bit floats, curves in units of checkpoints."
     b64 = lambda b: base64.b64encode(b).decode()
     names = list(dict.fromkeys(t.curves['quantity']))
     losses = [q for q in names if 'loss' in str(q).lower()]
     where = lambda steps: np.interp(steps, t.steps, np.arange(len(t.steps))).round(3).tolist()
-    curves = [dict(name=str(q), x=where(c['step']), y=c['value'].astype(float).tolist(), right=q in losses and len(losses) < len(names))
+    curves = [dict(name=str(q).replace('_', ' '), x=where(c['step']), y=c['value'].astype(float).tolist(), right=q in losses and len(losses) < len(names))
               for q in names for c in [t.curves[t.curves['quantity'] == q]]]
     return dict(name=str(name), labels=[str(l) for l in t.labels], boundaries=[[str(k), int(i)] for k, i in t.boundaries.items()], curves=curves,
                 axis="checkpoint", matrices={k: b64(np.ascontiguousarray(m, dtype='<f4').tobytes()) for k, m in t.matrices.items()})

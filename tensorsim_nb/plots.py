@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'DASHES', 'SIDE', 'GAP', 'ROW', 'LEFT', 'TOP', 'CURVES', 'PAGE_STYLE', 'Picture', 'new_figure', 'to_png',
-           'check_matrix', 'colour_range', 'similarity_heatmap', 'toy_table', 'check_curves', 'check_steps',
-           'training_curves', 'figure_rows', 'backdoor_figure', 'slice_bars', 'html_page', 'nice_number', 'table_html',
-           'figure_html', 'report']
+           'check_matrix', 'colour_range', 'check_boundaries', 'similarity_heatmap', 'toy_table', 'check_curves',
+           'check_steps', 'training_curves', 'figure_rows', 'backdoor_figure', 'slice_bars', 'html_page', 'nice_number',
+           'table_html', 'figure_html', 'report']
 
 # %% ../nbs/api/50_plots.ipynb #b0a72d24
 import base64, html, io
@@ -44,7 +44,7 @@ def to_png(
     fig.savefig(f, format='png', dpi=dpi)
     return f.getvalue()
 
-# %% ../nbs/api/50_plots.ipynb #0012e852
+# %% ../nbs/api/50_plots.ipynb #f0829541
 def check_matrix(
     matrix, # Anything that numpy can read
     labels=None, # Names of its rows, when there are any
@@ -65,11 +65,15 @@ def check_matrix(
 def _plain(text) -> str: # Text that matplotlib does not read as maths
     return str(text).replace('$', r'\$')
 
+def _short(text, most:int=12) -> str: # The same, cut where it would push the picture away
+    s = str(text)
+    return _plain(s if len(s) <= most else s[:most-1] + '…')
+
 def _axes(ax, width, height) -> 'tuple[Figure, Axes]':
     "The given axes and their figure, or new ones."
     if ax is None: ax = new_figure(width, height).add_subplot()
     elif not isinstance(ax, Axes): raise TypeError(message("`ax` is a matplotlib Axes", type(ax).__name__, "Pass fig.add_subplot() or leave it out."))
-    return ax.figure, ax
+    return ax.figure.figure, ax # of an axes in a subfigure: the whole figure
 
 # %% ../nbs/api/50_plots.ipynb #d64ca199
 def colour_range(
@@ -85,12 +89,15 @@ def colour_range(
     if hi - lo < 1e-3: lo = hi - 1e-3
     return lo, hi, 'RdBu_r' if lo < -.05 else 'viridis'
 
-# %% ../nbs/api/50_plots.ipynb #78556a0b
+# %% ../nbs/api/50_plots.ipynb #43d7fabc
 def _thin_ticks(n:int, most:int=9) -> np.ndarray: # Positions 1, 2, 5, 10, 20, 50, ... apart, from the first on
     apart = next(d*10**e for e in range(9) for d in (1, 2, 5) if n <= most*d*10**e)
     return np.arange(0, n, apart)
 
-def _check_boundaries(boundaries, n:int) -> dict:
+def check_boundaries(
+    boundaries, # Name -> index of the first checkpoint of a stage, or None
+    n:int, # Number of checkpoints
+) -> dict:
     "Names and indices of stages, each within the matrix."
     for name, i in (boundaries or {}).items():
         if not 0 <= i <= n: raise ValueError(message("A boundary is the index of a checkpoint", f"{name!r} at {i} of {n}", f"Use 0 to {n}."))
@@ -98,11 +105,10 @@ def _check_boundaries(boundaries, n:int) -> dict:
 
 def _step_axis(axis, labels, most:int=9):
     "Label some of the checkpoints of an axis, long names cut."
-    short = lambda s: s if len(s) <= 12 else s[:11] + '…'
     at = _thin_ticks(len(labels), most)
-    axis.set_ticks(at, [_plain(short(str(labels[i]))) for i in at])
+    axis.set_ticks(at, [_short(labels[i]) for i in at])
 
-# %% ../nbs/api/50_plots.ipynb #277d7e3b
+# %% ../nbs/api/50_plots.ipynb #19ff2263
 def similarity_heatmap(
     matrix, # N x N array: row against column
     labels, # One label a row
@@ -112,13 +118,13 @@ def similarity_heatmap(
     vmin=None, # Low end of the colours; from the data when None
     vmax=None, # High end of the colours; from the data when None
     quantity:str="similarity", # What the numbers are, for the colour bar
-    axis:str="checkpoint (training step)", # What the labels are; None for no axis titles
+    axis:str="checkpoint (training step)", # What the labels are; empty for no axis titles
     colour_bar:bool=True, # Draw the colour bar?
     ax=None, # Draw here instead of in a new figure
 ) -> Figure:
     "An N x N matrix as colours; the numbers are written in when N <= 8."
     m = check_matrix(matrix, labels)
-    bounds = _check_boundaries(boundaries, len(m))
+    bounds = check_boundaries(boundaries, len(m))
     fig, ax = _axes(ax, 5.4, 4.6)
     lo, hi, cmap = colour_range(m, vmin=vmin, vmax=vmax)
     im = ax.imshow(m, cmap=cmap, vmin=lo, vmax=hi, interpolation='nearest', aspect='equal')
@@ -128,10 +134,10 @@ def similarity_heatmap(
     ax.set(xlabel=axis, ylabel=axis)
     for i in bounds.values(): _stage_lines(ax, i)
     if len(m) <= 8: _write_values(ax, m, lo, hi, cmap)
-    if colour_bar: _colour_bar(fig, im, quantity, ax=ax, fraction=.046)
+    if colour_bar: _colour_bar(im, quantity, ax=ax, fraction=.046)
     return fig
 
-# %% ../nbs/api/50_plots.ipynb #908d02ce
+# %% ../nbs/api/50_plots.ipynb #fb93c7c6
 def _stage_lines(ax, i):
     "A stage begins at checkpoint `i`: lines before it, white on black so that they show on any colour."
     for draw in (ax.axvline, ax.axhline):
@@ -144,14 +150,14 @@ def _write_values(ax, m, lo, hi, cmap):
         rgb = colormaps[cmap](float(np.clip((v-lo)/(hi-lo), 0, 1)))[:3]
         ax.text(j, i, f"{v:.2f}", ha='center', va='center', fontsize=8, color='black' if np.dot(rgb, (.3, .59, .11)) > .5 else 'white')
 
-def _colour_bar(fig, im, quantity, **where):
+def _colour_bar(im, quantity, **where):
     "A colour bar with its quantity named."
-    bar = fig.colorbar(im, **where)
+    bar = im.axes.figure.colorbar(im, **where)
     bar.set_label(_plain(quantity), fontsize=9)
     bar.ax.tick_params(labelsize=8)
     bar.formatter.set_useOffset(False)
 
-# %% ../nbs/api/50_plots.ipynb #11f9f4d3
+# %% ../nbs/api/50_plots.ipynb #e4730f0e
 def toy_table(
     n:int=21, # Number of checkpoints
     jump=3, # Size of the change at three quarters of the run; 0 for a control
@@ -165,7 +171,7 @@ def toy_table(
     cos = lambda w: (u := w/np.linalg.norm(w, axis=1, keepdims=True)) @ u.T
     flat = walk.reshape(n, -1)
     matrices = {'tensor': cos(flat), 'matrix': cos(flat + 2*rng.normal(size=flat.shape[1])),
-                'output clean': cos(flat[:, :200]), 'output poisoned': cos(walk[:, target])}
+                'output clean': cos(flat[:, :200]), 'output poisoned': cos(walk[:, [target, 0]].reshape(n, -1))}
     matrices |= {f'slice {k}': cos(walk[:, k]) for k in range(10)}
     t, after = np.arange(n), np.arange(n) >= onset
     curves = {'loss': 2.3*np.exp(-t/4) + .1, 'clean accuracy': .95 - .85*np.exp(-t/3),
@@ -197,7 +203,7 @@ def check_steps(
         raise ValueError(message("Steps of checkpoints increase", f"{list(steps)[:6]}...", "Sort the checkpoints and count stages on."))
     return s
 
-# %% ../nbs/api/50_plots.ipynb #9f288b36
+# %% ../nbs/api/50_plots.ipynb #af3c2ce2
 def training_curves(
     curves, # DataFrame with columns step, quantity, value
     *,
@@ -216,20 +222,20 @@ def training_curves(
     for k, name in enumerate(names):
         c = curves[curves['quantity'] == name]
         x = c['step'] if at is None else np.interp(c['step'], at, np.arange(len(at)))
-        label = _plain(name) + (" (right axis)" if right is not ax and name in losses else "")
+        label = _short(str(name).replace('_', ' '), 30) + (" (right axis)" if right is not ax and name in losses else "")
         (right if name in losses else ax).plot(x, c['value'], label=label, color=COLOURS[k % 7], ls=DASHES[k % 7], lw=1.6)
     shift = 0 if at is None else .5
     for name, i in (boundaries or {}).items(): _mark_stage(ax, i - shift, name)
     if at is not None:
-        ax.set_xlim(-.5, len(at)-.5); _step_axis(ax.xaxis, [f"{s:g}" for s in at])
+        ax.set_xlim(-.5, len(at)-.5); _step_axis(ax.xaxis, [f"{s:g}" for s in at], max(2, int(1.8*_inches(ax))))
     _dress_curves(ax, right, title, bool(losses), len(losses) < len(names))
     return fig
 
-# %% ../nbs/api/50_plots.ipynb #ff3bd4ec
+# %% ../nbs/api/50_plots.ipynb #10cc1f53
 def _mark_stage(ax, x, name):
     "A vertical line with its name."
     ax.axvline(x, color='black', lw=1, ls='--')
-    ax.annotate(_plain(name), (x, .5), xycoords=('data', 'axes fraction'), xytext=(-3, 0), textcoords='offset points',
+    ax.annotate(_short(name, 16), (x, .5), xycoords=('data', 'axes fraction'), xytext=(-3, 0), textcoords='offset points',
                 va='center', ha='right', rotation=90, fontsize=8)
 
 def _dress_curves(ax, right, title, losses, fractions):
@@ -243,8 +249,15 @@ def _dress_curves(ax, right, title, losses, fractions):
 
 def _legend_above(ax, handles, title):
     "A legend between the axes and their title: it can cover no line and no bar."
-    ax.set_title(_plain(title), fontsize=10, pad=8 + 13*-(-len(handles)//4))
-    if handles: ax.legend(handles=handles, loc='lower left', bbox_to_anchor=(0, 1.0), ncols=min(4, len(handles)), fontsize=8, frameon=False, borderpad=.1)
+    room = 17*_inches(ax) # characters in one line
+    columns = next((n for n in (4, 3, 2) if n*max([len(h.get_label()) + 6 for h in handles], default=0) <= room), 1)
+    ax.set_title(_plain(title), fontsize=10, pad=8 + 13*-(-len(handles)//columns))
+    if handles: ax.legend(handles=handles, loc='lower left', bbox_to_anchor=(0, 1.0), ncols=columns, fontsize=8, frameon=False,
+                          borderpad=.1, columnspacing=1.2).set_in_layout(False)
+
+def _inches(ax) -> float:
+    "Width of an axes before the layout settles, nearly that afterwards."
+    return ax.bbox.width/ax.figure.figure.dpi
 
 # %% ../nbs/api/50_plots.ipynb #7866c6dd
 def figure_rows(
@@ -262,7 +275,7 @@ def _panel(fig, left, top, width, height):
     w, h = fig.get_size_inches()
     return fig.add_axes((left/w, 1-(top+height)/h, width/w, height/h))
 
-# %% ../nbs/api/50_plots.ipynb #d8dc421f
+# %% ../nbs/api/50_plots.ipynb #28a730b2
 def backdoor_figure(
     table, # Anything with labels, steps, matrices, curves, boundaries, meta
     control=None, # The same for a run where nothing was done
@@ -283,15 +296,15 @@ def backdoor_figure(
             ax = _panel(fig, x, TOP + CURVES + ROW + r*(SIDE+ROW), SIDE, SIDE)
             _matrix_panel(ax, run, name, r == len(names)-1, *(shared if same_colours else
                           colour_range(*(np.asarray(t.matrices[name]) for t in runs))[:2]))
-            if c == len(runs)-1: _colour_bar(fig, ax.images[0], "similarity", cax=_panel(fig, x+SIDE+.12, TOP+CURVES+ROW+r*(SIDE+ROW), .12, SIDE))
+            if c == len(runs)-1: _colour_bar(ax.images[0], "similarity", cax=_panel(fig, x+SIDE+.12, TOP+CURVES+ROW+r*(SIDE+ROW), .12, SIDE))
     _same_curve_axes(fig)
     return fig
 
-# %% ../nbs/api/50_plots.ipynb #84662ae3
+# %% ../nbs/api/50_plots.ipynb #5d6fedab
 def _curve_panel(ax, run, name):
     "Curves over a column of heatmaps: the same axis, counted in checkpoints, without its numbers."
     training_curves(run.curves, boundaries=run.boundaries, steps=run.steps, title=run.meta.get('name', name), ax=ax)
-    ax.get_legend().remove()
+    if ax.get_legend(): ax.get_legend().remove()
     ax.set(xlabel='', title=_plain(run.meta.get('name', name)))
     ax.tick_params(labelsize=7, labelbottom=False)
     ax.title.set_fontsize(10)
@@ -299,7 +312,7 @@ def _curve_panel(ax, run, name):
 def _matrix_panel(ax, run, name, last:bool, lo, hi):
     "One heatmap of a column."
     similarity_heatmap(run.matrices[name], run.labels, title=name, boundaries=run.boundaries, vmin=lo, vmax=hi,
-                       axis=None, colour_bar=False, ax=ax)
+                       axis='', colour_bar=False, ax=ax)
     _step_axis(ax.xaxis, run.labels, 6)
     ax.tick_params(labelsize=7, labelbottom=last)
     if last: ax.set_xlabel("checkpoint (training step)", fontsize=9)
@@ -312,11 +325,11 @@ def _same_curve_axes(fig):
         a.set_ylim(ends[a.get_ylabel()][:, 0].min(), ends[a.get_ylabel()][:, 1].max())
         a.tick_params(labelsize=7)
     lines = {l.get_label(): l for a in curves for l in a.get_lines() if not l.get_label().startswith('_')}
-    for a in fig.axes:
-        if a.images: a.set_ylabel("checkpoint (training step)", fontsize=9)
-    left, right = (f(a.get_position().x0 for a in curves) for f in (min, max))
-    for a in [a for a in fig.axes if a.images] + curves:
-        if a.get_position().x0 != (left if a.yaxis.get_label_position() == 'left' else right):
+    maps = [a for a in fig.axes if a.images]
+    for a in maps: a.set_ylabel("checkpoint (training step)", fontsize=9)
+    left, right = (f(a.get_position().x0 for a in maps) for f in (min, max))
+    for a in maps + curves:
+        if abs(a.get_position().x0 - (left if a.yaxis.get_label_position() == 'left' else right)) > .01:
             a.set_ylabel(''); a.tick_params(labelleft=False, labelright=False)
     fig.legend(handles=list(lines.values()), loc='upper left', bbox_to_anchor=((LEFT-.1)/fig.get_figwidth(), 1),
                ncols=4 if fig.get_figwidth() > 5 else 2, fontsize=8, frameon=False)
@@ -329,7 +342,7 @@ def _check_rows(runs, names):
         if lost := [n for n in names if n not in run.matrices]:
             raise ValueError(message("`backdoor_figure` draws matrices that every run has", f"no {lost[0]!r} among {list(run.matrices)}", "Choose others by `names=`."))
 
-# %% ../nbs/api/50_plots.ipynb #a1c2ea48
+# %% ../nbs/api/50_plots.ipynb #4b81294b
 def slice_bars(
     values:dict, # Name of the slice -> number
     *,
@@ -353,12 +366,12 @@ def slice_bars(
                yerr=err if k == 0 else None, capsize=2, label=('run', 'control')[k])
     spread = np.concatenate([np.append(s, 0) for s in series] + ([] if err is None else [series[0]-err, series[0]+err]))
     ax.set(ylabel=_plain(quantity), ylim=(1.08*spread.min(), max(1.02, 1.05*spread.max())))
-    ax.set_xticks(x, [_plain(n) for n in names], rotation=0 if sum(len(str(n)) for n in names) < 40 else 45, fontsize=8)
+    ax.set_xticks(x, [_short(n, 20) for n in names], rotation=0 if sum(len(str(n)) for n in names) < 40 else 45, fontsize=8)
     ax.axhline(0, color='black', lw=.8)
-    _legend_above(ax, [] if control is None else _bar_keys(highlight in names), title)
+    _legend_above(ax, _bar_keys(highlight in names, control is not None), title)
     return fig
 
-# %% ../nbs/api/50_plots.ipynb #773da18c
+# %% ../nbs/api/50_plots.ipynb #8d77a952
 def _bar_heights(values, names) -> np.ndarray:
     "Numbers in the order of the names, all finite."
     lost = [n for n in names if n not in values]
@@ -367,10 +380,10 @@ def _bar_heights(values, names) -> np.ndarray:
     if not np.isfinite(h).all(): raise ValueError(message("Bars must be finite", f"{int((~np.isfinite(h)).sum())} NaN or Inf", "Leave those out."))
     return h
 
-def _bar_keys(marked:bool) -> list:
+def _bar_keys(marked:bool, controlled:bool) -> list: # Empty when there is but one kind of bar
     "What fill and hatching mean."
-    keys = [('run', COLOURS[0], None), ('run, target', COLOURS[1], None), ('control', 'white', '///')]
-    return [Patch(facecolor=c, edgecolor='#444444', hatch=h, label=l) for l, c, h in keys if marked or l != 'run, target']
+    keys = [('run', COLOURS[0], None)] + [('run, target', COLOURS[1], None)]*marked + [('control', 'white', '///')]*controlled
+    return [Patch(facecolor=c, edgecolor='#444444', hatch=h, label=l) for l, c, h in keys] if len(keys) > 1 else []
 
 # %% ../nbs/api/50_plots.ipynb #dc6768e7
 PAGE_STYLE = """
@@ -403,7 +416,7 @@ def html_page(
             f'<style>{PAGE_STYLE}{style}</style>\n</head>\n<body>\n<h1>{html.escape(str(title))}</h1>\n{body}\n'
             + (f'<script>\n{script}\n</script>\n' if script else '') + '</body>\n</html>\n')
 
-# %% ../nbs/api/50_plots.ipynb #e7c1fc21
+# %% ../nbs/api/50_plots.ipynb #dce0016b
 def nice_number(v) -> str: # Four decimals, or four digits where those would not do
     "A number for a table."
     return f"{v:.4f}" if v == 0 or 1e-3 <= abs(v) < 100 else f"{v:.4g}"
@@ -419,9 +432,11 @@ def table_html(
 ) -> str: # An HTML table
     "A table; the index is shown when it holds names."
     if isinstance(frame, dict): frame = pd.DataFrame(dict(name=list(frame), value=pd.Series(list(frame.values()), dtype=object)))
-    elif not isinstance(frame.index, pd.RangeIndex): frame = frame.reset_index()
-    head = ''.join(f'<th>{html.escape(str(c))}</th>' for c in frame.columns)
-    rows = ''.join('<tr>' + ''.join(map(_cell, r)) + '</tr>' for r in frame.itertuples(index=False, name=None))
+    named = not isinstance(frame.index, pd.RangeIndex)
+    names = [('' if n is None else n) for n in frame.index.names]*named + list(frame.columns)
+    cells = [(i if isinstance(i, tuple) else (i,))*named + r for i, r in zip(frame.index, frame.itertuples(index=False, name=None))]
+    head = ''.join(f'<th>{html.escape(str(c))}</th>' for c in names)
+    rows = ''.join('<tr>' + ''.join(map(_cell, r)) + '</tr>' for r in cells)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 def figure_html(

@@ -48,7 +48,8 @@ def test_pooled_and_per_sample_are_two_quantities():
     with torch.no_grad():
         a[0].weight.copy_(torch.eye(2)); b[0].weight.copy_(torch.tensor([[1., 0], [0, -1]]))
     x = torch.tensor([[100., 0], [0, 1]])
-    assert output_cosine(a, b, x) == pytest.approx(0, abs=1e-12) and output_cosine(a, b, x, pooled=True) > .999
+    assert output_cosine(a, b,
+                         x) == pytest.approx(0, abs=1e-12) and output_cosine(a, b, x, pooled=True) > .999
 
 
 def test_refusals():
@@ -59,8 +60,11 @@ def test_refusals():
     with torch.no_grad(): nan[1].weight[0, 0] = float('nan')
     x = torch.randn(6, 5)
     for call, words in [(lambda: matrix_cosine(a, ts.deep_mlp(5, 4, 7, 3, 2)), 'one architecture'),
-                        (lambda: matrix_cosine(zero, zero), 'zero weight'), (lambda: matrix_cosine(nan, nan), 'finite'),
+                        (lambda: matrix_cosine(zero, zero),
+                         'zero weight'), (lambda: matrix_cosine(nan, nan), 'finite'),
                         (lambda: output_cosine(a, ts.classifier(5, 4, 2), x), 'same inputs and outputs'),
-                        (lambda: output_cosine(a, zero, x), 'zero outputs'), (lambda: output_cosine(nan, a, x), 'finite'),
-                        (lambda: output_cosine(a, b, x/0), 'finite'), (lambda: output_cosines([], x), '0 models')]:
+                        (lambda: output_cosine(a, zero, x),
+                         'zero outputs'), (lambda: output_cosine(nan, a, x), 'finite'),
+                        (lambda: output_cosine(a, b, x/0),
+                         'finite'), (lambda: output_cosines([], x), '0 models')]:
         with pytest.raises(ValueError, match=words): call()

@@ -16,7 +16,8 @@ RUN = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tensorsim_nb.cli imp
 
 
 def tensorsim(*args, cwd=None, code=RUN):
-    return subprocess.run([sys.executable, '-c', code, *map(str, args)], cwd=cwd, text=True, capture_output=True, timeout=120)
+    return subprocess.run([sys.executable, '-c', code, *map(str, args)], cwd=cwd, text=True,
+                          capture_output=True, timeout=120)
 
 
 @pytest.fixture(scope='module')
@@ -50,21 +51,21 @@ def one_line(err):
 
 @pytest.mark.parametrize('name,words', BAD)
 def test_bad_files_in_process(bad, folder, capsys, name, words):
-    for args in (['info', f'{bad}/{name}.safetensors'], ['compare', f'{folder}/m0.safetensors', f'{bad}/{name}.safetensors']):
+    for args in (['info', f'{bad}/{name}.safetensors'],
+                 ['compare', f'{folder}/m0.safetensors', f'{bad}/{name}.safetensors']):
         assert cli.main(args) == 2
         assert words in one_line(capsys.readouterr().err)
 
 
-@pytest.mark.parametrize('name', ['nothing', 'cut', 'foreign', 'torch'])
+@pytest.mark.parametrize('name', ['cut', 'torch'])
 def test_bad_files_from_the_shell(bad, name):
     done = tensorsim('info', f'{name}.safetensors', cwd=bad)
     assert done.returncode == 2 and done.stdout == ''
     assert re.search(r'error: .+: got .+\. .+\.', one_line(done.stderr))      # need, got, do
 
 
-def test_debug_shows_the_traceback(bad):
-    done = tensorsim('info', 'cut.safetensors', '--debug', cwd=bad)
-    assert done.returncode == 1 and 'Traceback' in done.stderr and 'cut short' in done.stderr
+def test_debug_lets_the_error_through(bad):
+    with pytest.raises(ValueError, match='cut short'): cli.main(['info', f'{bad}/cut.safetensors', '--debug'])
 
 
 def test_models_that_do_not_fit(bad, folder, capsys):
@@ -72,7 +73,8 @@ def test_models_that_do_not_fit(bad, folder, capsys):
     assert 'd_in 6 and 5' in one_line(capsys.readouterr().err)
 
 
-@pytest.mark.parametrize('args', [[], ['dance'], ['compare', 'a'], ['info'], ['gram'], ['compare', 'a', 'b', '--method', 'guess'], ['demo', 'x']])
+@pytest.mark.parametrize('args', [[], ['dance'], ['compare', 'a'], ['info'], ['gram'],
+                                  ['compare', 'a', 'b', '--method', 'guess'], ['demo', 'x']])
 def test_bad_usage(args, capsys):
     with pytest.raises(SystemExit) as e: cli.main(args)
     assert e.value.code == 2
@@ -100,12 +102,14 @@ def test_the_methods_are_those_of_the_library(): assert cli.METHODS == tuple(MET
 def test_info(folder, capsys):
     assert cli.main(['info', f'{folder}/m1.safetensors']) == 0
     out = capsys.readouterr().out
-    for words in ('BilinearMLP 6-4-4, Linear 4-3', 'step     10', '76 (float32)', 'degree   2'): assert words in out
+    for words in ('BilinearMLP 6-4-4, Linear 4-3', 'step     10', '76 (float32)', 'degree   2'):
+        assert words in out
 
 
 @pytest.mark.parametrize('method', ['auto', 'tensor', 'closure', 'sample'])
 def test_compare_prints_what_python_computes(folder, capsys, method):
-    assert cli.main(['compare', f'{folder}/m0.safetensors', f'{folder}/m1.safetensors', '--method', method, '--slices', '0,2']) == 0
+    assert cli.main(['compare', f'{folder}/m0.safetensors', f'{folder}/m1.safetensors', '--method', method,
+                     '--slices', '0,2']) == 0
     out = capsys.readouterr().out
     a, b = (ts.load(folder/f'm{i}.safetensors') for i in (0, 1))
     from tensorsim_nb.similarity import distance, similarity
@@ -113,7 +117,8 @@ def test_compare_prints_what_python_computes(folder, capsys, method):
     assert repr(similarity(a, b, method=method)) in out and repr(distance(a, b, method=method)) in out
     rows = re.findall(r'^ +(\d) +(-?[\d.]+) ', out, re.M)
     assert [(int(k), float(v)) for k, v in rows] == [
-        (k, pytest.approx(similarity(slice_outputs(a, k), slice_outputs(b, k), method=method).value, abs=1e-6)) for k in (0, 2)]
+        (k, pytest.approx(similarity(slice_outputs(a, k), slice_outputs(b, k), method=method).value,
+                          abs=1e-6)) for k in (0, 2)]
 
 
 def test_a_law_from_a_file(folder, tmp_path, capsys):
@@ -137,7 +142,8 @@ def test_gram_prints_and_writes(folder, tmp_path, capsys):
     out = capsys.readouterr().out
     assert 'output 2: similarities of 3 models' in out
     with np.load(tmp_path/'pairs.npz', allow_pickle=False) as z: got = dict(z)
-    assert list(got['labels']) == ['m0', 'm1', 'm2'] and {'similarity', 'inner', 'distance', 'slice_0', 'slice_2'} <= got.keys()
+    assert list(got['labels']) == ['m0', 'm1', 'm2'] and {'similarity', 'inner', 'distance', 'slice_0',
+                                                          'slice_2'} <= got.keys()
     from tensorsim_nb.similarity import similarity
     want = similarity(*(ts.load(folder/f'm{i}.safetensors') for i in (0, 1))).value
     assert got['similarity'][0, 1] == pytest.approx(want, abs=1e-12) and f'{want:.4f}' in out
@@ -170,18 +176,20 @@ def test_a_fault_of_the_program_is_code_1(folder, monkeypatch, capsys):
     assert err.count('\n') == 1 and 'ZeroDivisionError: one two' in err and '--debug' in err
 
 
-def test_the_quick_demo_from_the_shell(tmp_path):
+def test_the_quick_demo_from_the_shell(tmp_path, monkeypatch, capsys):
     done = tensorsim('demo', '--quick', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for words in ('slice 9', 'control gap', 'Attack success', 'That is the poisoned class', 'demo/index.html', 'make lab'):
+    for words in ('slice 9', 'control gap', 'Attack success', 'That is the poisoned class', 'demo/index.html',
+                  'make lab'):
         assert words in done.stdout
     assert 'Traceback' not in done.stderr and '400/400' in done.stderr          # the bar
     page = (tmp_path/'demo'/'index.html').read_text(encoding='utf-8')
-    assert page.count('data:image/png;base64,') == 2 and 'http' not in page     # self-contained
+    assert page.count('data:image/png;base64,') == 2 and '://' not in page       # self-contained
     assert (tmp_path/'demo'/'heatmap.png').read_bytes()[:4] == b'\x89PNG'
     pair = re.search(r'tensorsim (compare .*)', done.stdout)[1].split()
-    done = tensorsim(*pair, cwd=tmp_path)                                       # what it says to try next works
-    assert done.returncode == 0 and len(re.findall(r'^ +\d ', done.stdout, re.M)) == 10
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(pair) == 0      # what it says to try next works
+    assert len(re.findall(r'^ +\d ', capsys.readouterr().out, re.M)) == 10
 
 
 def test_the_demo_does_not_write_over_a_file(tmp_path, capsys):

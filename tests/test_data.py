@@ -26,7 +26,8 @@ def test_the_seed_decides_and_the_global_state_stays():
 
 @pytest.mark.parametrize('fraction', [-.1, 0., 1., 1.5])
 def test_a_split_needs_both_parts(fraction):
-    with pytest.raises(ValueError, match='between 0 and 1'): stratified_split(torch.zeros(10, dtype=torch.int64), fraction)
+    with pytest.raises(ValueError, match='between 0 and 1'):
+        stratified_split(torch.zeros(10, dtype=torch.int64), fraction)
 
 
 def test_data_sets_refuse_what_does_not_fit():
@@ -72,5 +73,6 @@ def test_poisoning_starts_after_its_last_clean_step():
 def test_attack_success_counts_other_classes_only():
     _, test = digits()
     def always(k): return lambda x: torch.nn.functional.one_hot(torch.full((len(x),), k), 10).float()
-    assert attack_success(always(9), test, Stamp(), 9) == 1 and attack_success(always(1), test, Stamp(), 9) == 0
+    assert attack_success(always(9), test, Stamp(),
+                          9) == 1 and attack_success(always(1), test, Stamp(), 9) == 0
     assert accuracy(always(4), test) == pytest.approx(float((test.y == 4).float().mean()))

@@ -23,7 +23,8 @@ def run(tmp_path_factory):
 
 def test_the_attack_works_and_hides(run):
     out = outcome_table(*run[1:])
-    assert out.loc['poisoned', 'attack success, onset'] < .1 and out.loc['poisoned', 'attack success, end'] > .95
+    assert out.loc['poisoned',
+                   'attack success, onset'] < .1 and out.loc['poisoned', 'attack success, end'] > .95
     assert out.loc['control', 'attack success, end'] < .1
     assert abs(out.loc['poisoned', 'clean accuracy, end'] - out.loc['control', 'clean accuracy, end']) < .02
 
@@ -97,19 +98,23 @@ def test_a_second_call_reads_and_a_lost_table_comes_back(run):
 
 
 def test_another_config_is_refused(run):
-    with pytest.raises(ValueError, match='same settings'): backdoor(BackdoorConfig(seed=5, **QUICK), run[0], quiet=True)
+    with pytest.raises(ValueError, match='same settings'):
+        backdoor(BackdoorConfig(seed=5, **QUICK), run[0], quiet=True)
 
 
 def toy(n=4, **kw):
     m = np.array([[1, .8, .3, .2], [.8, 1, .5, .4], [.3, .5, 1, .9], [.2, .4, .9, 1]])[:n, :n]
-    return CheckpointTable(**(dict(labels=list('abcd')[:n], steps=[0, 10, 20, 30][:n], matrices={'tensor': m, 'slice 0': m, 'matrix': m.T},
-                                   curves=pd.DataFrame(dict(step=[0], quantity=['x'], value=[1/3])), boundaries=dict(poison=2),
+    return CheckpointTable(**(dict(labels=list('abcd')[:n], steps=[0, 10, 20, 30][:n],
+                                   matrices={'tensor': m, 'slice 0': m, 'matrix': m.T},
+                                   curves=pd.DataFrame(dict(step=[0], quantity=['x'],
+                                                            value=[1/3])), boundaries=dict(poison=2),
                                    meta=dict(target=0)) | kw))
 
 
 def test_gaps_by_hand():
     row = gap_table(toy()).loc['tensor']
-    assert row.to_dict() == pytest.approx({'before-before': .8, 'after-after': .9, 'before-after': .35, 'gap': .55,
+    assert row.to_dict() == pytest.approx({'before-before': .8, 'after-after': .9, 'before-after': .35,
+                                           'gap': .55,
                                            'late gap': .45, 'across onset': .5})   # late: step 10 alone
 
 
@@ -124,7 +129,8 @@ def test_tables_survive_the_disk(tmp_path):
     back = CheckpointTable.load(tmp_path/'new'/'folder')
     assert (back.labels, back.steps, back.boundaries, back.meta) == (t.labels, t.steps, t.boundaries, t.meta)
     assert all((back.matrices[k] == t.matrices[k]).all() for k in t.matrices) and back.curves.equals(t.curves)
-    assert sorted(p.name for p in (tmp_path/'new'/'folder').iterdir()) == ['curves.csv', 'matrices.npz', 'table.json']
+    assert sorted(p.name for p in (tmp_path/'new'/'folder').iterdir()) == ['curves.csv', 'matrices.npz',
+                                                                           'table.json']
 
 
 def spoil_mix(d):
@@ -139,15 +145,18 @@ def spoil_gone(d): (d/'matrices.npz').unlink()
 def test_damaged_tables_are_refused(tmp_path, spoil):
     toy().save(tmp_path)
     spoil(tmp_path)
-    with pytest.raises((ValueError, FileNotFoundError), match='CheckpointTable|belong together'): CheckpointTable.load(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match='CheckpointTable|belong together'):
+        CheckpointTable.load(tmp_path)
 
 
-@pytest.mark.parametrize('bad', [dict(steps=[0, 20, 10, 30]), dict(steps=[0, 10]), dict(labels=['a']), dict(boundaries=dict(late=4)),
+@pytest.mark.parametrize('bad', [dict(steps=[0, 20, 10, 30]), dict(steps=[0, 10]), dict(labels=['a']),
+                                 dict(boundaries=dict(late=4)),
                                  dict(matrices=dict(tensor=np.eye(3))), dict(matrices=dict(tensor=np.full((4, 4), np.nan)))])
 def test_tables_that_do_not_fit_are_refused(bad):
     with pytest.raises(ValueError): toy(**bad)
 
 
-@pytest.mark.parametrize('bad', [dict(every=400), dict(clean_steps=0), dict(poison_steps=0), dict(target=10), dict(fraction=2.)])
+@pytest.mark.parametrize('bad', [dict(every=400), dict(clean_steps=0), dict(poison_steps=0), dict(target=10),
+                                 dict(fraction=2.)])
 def test_configs_that_make_no_sense_are_refused(bad, tmp_path):
     with pytest.raises(ValueError): backdoor(BackdoorConfig(**(QUICK | bad)), tmp_path, quiet=True)

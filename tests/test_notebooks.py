@@ -7,7 +7,7 @@ from conftest import ROOT
 
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 WIDGET = 'application/vnd.jupyter.widget-view+json'
-machine_path = re.compile(r'(?<![\w/.])/(?:home|work|root|Users|tmp|var|private)/[\w.-]+'
+machine_path = re.compile(r'(?<![\w/.])/(?:(?:home|work|root|Users|var/folders)/|tmp/(?:tmp|ipykernel))[\w.-]+'
                           r'|[A-Z]:\\Users|site-packages/')
 
 

@@ -1,5 +1,5 @@
 """A run that was killed, wherever it was killed, continues to the same bits; folders of others are left alone."""
-import json, os, signal, subprocess, sys, time
+import importlib, json, os, signal, subprocess, sys, time
 from dataclasses import replace
 
 import pytest
@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 
 import tensorsim_nb as ts
 from conftest import ROOT
-from tensorsim_nb import train as module
 from tensorsim_nb.data import Dataset, Poisoning, digits
 from tensorsim_nb.train import TrainConfig, checkpoints, read_curves, seeded, train
 
+module = importlib.import_module('tensorsim_nb.train')     # the module: ts.train is the function
 CONFIG = TrainConfig(steps=60, every=20, batch_size=64)
 
 
@@ -85,7 +85,8 @@ import tensorsim_nb as ts
 from tensorsim_nb.data import Poisoning, digits
 from tensorsim_nb.train import TrainConfig, seeded, train
 a, b = digits()
-train(seeded(lambda: ts.classifier(64, 8, 10), 0), a, {config!r}, {str(tmp_path/'run')!r}, test=b, quiet=True, change=Poisoning(start=30))"""
+train(seeded(lambda: ts.classifier(64, 8, 10), 0), a, {config!r}, {str(tmp_path/'run')!r}, test=b, quiet=True,
+      change=Poisoning(start=30))"""
     child = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (tmp_path/'run'/'step_000100.safetensors').exists():
@@ -142,8 +143,10 @@ def test_float64_models_train_in_float64(data, tmp_path):
 
 
 @pytest.mark.parametrize('what,kw', [
-    ('lr', dict(config=replace(CONFIG, lr=.1))), ('seed', dict(config=replace(CONFIG, seed=4))), ('steps', dict(config=replace(CONFIG, steps=80))),
-    ('change', dict(change=None)), ('change', dict(change=Poisoning(start=31))), ('model_digest', dict(model=start(1)))])
+    ('lr', dict(config=replace(CONFIG, lr=.1))), ('seed', dict(config=replace(CONFIG, seed=4))),
+    ('steps', dict(config=replace(CONFIG, steps=80))),
+    ('change', dict(change=None)), ('change', dict(change=Poisoning(start=31))), ('model_digest',
+                                                                                  dict(model=start(1)))])
 def test_another_run_is_refused_and_left_alone(data, whole, what, kw):
     before = files(whole)[1]
     with pytest.raises(ValueError, match=f'another.* {what}'): go(data, whole.run_dir, **kw)
@@ -177,7 +180,8 @@ def test_a_damaged_state_is_refused(data, tmp_path, damage):
 
 
 def test_a_diverging_run_says_so_and_keeps_what_was_good(data, tmp_path):
-    with pytest.raises(ValueError, match='finite loss.*at step.*learning rate'): go(data, tmp_path, replace(CONFIG, lr=1e25))
+    with pytest.raises(ValueError, match='finite loss.*at step.*learning rate'):
+        go(data, tmp_path, replace(CONFIG, lr=1e25))
     assert [s for s, _ in checkpoints(tmp_path)] == [0]
 
 
