@@ -109,7 +109,7 @@ class _Sums:
         share = (self.top/(self.n*still.abs()).clamp(min=1e-300))[[0, -1]].max()
         return Sampled(mean, errors, self.n, float(share), self.exponent, reached)
 
-# %% ../nbs/api/13_sampling.ipynb #957d437f
+# %% ../nbs/api/13_sampling.ipynb #9f9853c5
 def average(
     values, # Inputs -> (batch, k) numbers; the first and the last are squares
     law:Law, # Law of the inputs
@@ -118,7 +118,7 @@ def average(
     degree:int=1, # Degree of the models
     n_ctx:'int|None'=None, # Positions, for models of sequences
     n:'int|None'=None, # Number of draws; 32,768 when None (or every row of data)
-    rel_tol:'float|None'=None, # Go on until the relative error is below this
+    rel_tol:'int|float|None'=None, # Go on until the relative error is below this
     relative=_relative, # (mean, errors) -> relative error, for `rel_tol`
     max_n:int=1 << 22, # Give up there
     seed:'int|torch.Generator|None'=0, # Seed or generator
