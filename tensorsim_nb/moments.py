@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Wick', 'State', 'input_state', 'Ready', 'TermWick', 'term_mean', 'term_covariance', 'SelfMoments', 'layer_mean',
-           'layer_covariance', 'propagate', 'schedule', 'waiting', 'cross_inner', 'match', 'tensor_inner']
+           'layer_covariance', 'active_share', 'propagate', 'waiting', 'cross_inner', 'match', 'tensor_inner']
 
 # %% ../nbs/api/20_moments.ipynb #8f6abbaa
 import math
@@ -20,6 +20,7 @@ from torch import Tensor
 from .core import check_finite, message
 from .layers import Leg, Term
 from .laws import Gaussian
+from .sequences import SequenceMoments, propagate_sequence, schedule, sequence_inner
 
 # %% ../nbs/api/20_moments.ipynb #025b8eb7
 def _sum(xs) -> 'Tensor|None':
@@ -279,7 +280,7 @@ def _trace_write(a:Ready, b:Ready, M:Tensor) -> Tensor:
     M = M.expand(shape[0], shape[2], shape[1], shape[3]).transpose(1, 2).flatten(2).flatten(0, 1)
     return ((_flat(a.out).T @ _flat(b.out))*M).sum()
 
-# %% ../nbs/api/20_moments.ipynb #426efd8e
+# %% ../nbs/api/20_moments.ipynb #4b128132
 @dataclass
 class SelfMoments:
     "What one model contributes to every comparison: its layers made ready, its output mean and its norm."
@@ -290,6 +291,7 @@ class SelfMoments:
     law:Gaussian # Law of the inputs
     degrees:list # Degree of each layer
     states:list # `State` before each layer, and after the last (mean only)
+    reliability:'float|None'=None # Largest active share before a nonlinear layer; None when no layer's input is closed
 
     @property
     def power(self) -> Scaled: # E|f|^2
@@ -305,17 +307,29 @@ def layer_covariance(a, b, cross, *, trace:bool) -> 'Tensor|None':
     write = _trace_write if trace else _write
     return _sum(None if (M := term_covariance(s, t, cross)) is None else write(s, t, M) for s in a for t in b)
 
-# %% ../nbs/api/20_moments.ipynb #c7221676
+# %% ../nbs/api/20_moments.ipynb #f84f5630
+def active_share(terms, cov:Tensor, mean:'Tensor|None', state:State) -> float:
+    "Share of a layer's output energy that its nonlinear terms carry."
+    plain, bent = [t for t in terms if not t.scores], [t for t in terms if t.scores]
+    energy, means = cov.trace(), layer_mean(bent)
+    spread = _sum([energy, *(None if (c := layer_covariance(x, plain, state.times_cov, trace=True)) is None else k*c for x, k in ((plain, 1), (terms, -2)))])
+    square = lambda m: 0 if m is None else (m**2).sum()
+    return float(((spread + square(means))/(energy + square(mean)).clamp(min=1e-300)).detach())
+
+# %% ../nbs/api/20_moments.ipynb #d04eb0f2
 def propagate(
     model, # A `Model`: layers with `terms()`
     law:Gaussian=Gaussian(), # Law of the inputs
     *,
     dtype=torch.float64, # Precision
     device='cpu', # Where to compute
-) -> SelfMoments:
+    max_memory:int=2_000_000_000, # Bytes that attention may use
+) -> 'SelfMoments|SequenceMoments':
     "Means and covariances of one model through all its layers, as if each layer's input were Gaussian."
+    if model.n_ctx: return propagate_sequence(model, law, dtype=dtype, device=device, max_memory=max_memory)
     law.check(model.d_in)
-    state, layers, states = input_state(law, model.d_in, dtype, device), [], []
+    state, layers, states, shares = input_state(law, model.d_in, dtype, device), [], [], []
+    final = max((i for i, layer in enumerate(model) if layer.degree > 1), default=0)
     for i, layer in enumerate(model):
         last = i == len(model) - 1
         states.append(state)
@@ -324,6 +338,7 @@ def propagate(
         for t in terms: t.out = shift(t.out, t.exponent - top)
         mean, cov = layer_mean(terms), layer_covariance(terms, terms, state.times_cov, trace=last)
         if cov is None: cov = torch.zeros((() if last else (layer.d_out, layer.d_out)), dtype=dtype, device=device)
+        if layer.degree > 1 and i < final: shares.append(active_share(terms, cov, mean, state))
         # bring the outputs to order one, so that no depth can overflow
         size = magnitude(torch.stack([(cov if last else cov.trace()), cov.new_zeros(()) if mean is None else (mean**2).sum()]))
         down = 0 if size is None else -(size//2)
@@ -331,25 +346,9 @@ def propagate(
         mean, cov = None if mean is None else shift(mean, down), shift(cov, 2*down)
         layers.append(terms)
         state = State(mean, None if last else cov.__rmatmul__, layer.d_out, top - down)
-    return SelfMoments(layers, mean, cov, top - down, law, [layer.degree for layer in model], [*states, state])
+    return SelfMoments(layers, mean, cov, top - down, law, [layer.degree for layer in model], [*states, state], max(shares, default=None))
 
-# %% ../nbs/api/20_moments.ipynb #b98215e7
-def schedule(
-    a:'list[int]', # Degrees of model a's layers
-    b:'list[int]', # Degrees of model b's layers
-) -> 'list[tuple[int|None, int|None]]': # Which layers advance at each step
-    "Walk two stacks together: linear with linear, nonlinear with nonlinear, else one of them waits."
-    i = j = 0
-    steps = []
-    while i < len(a) or j < len(b):
-        both = i < len(a) and j < len(b)
-        if both and (a[i] == 1) == (b[j] == 1): steps.append((i, j))
-        elif j == len(b) or both and a[i] == 1: steps.append((i, None))
-        else: steps.append((None, j))
-        i, j = i + (steps[-1][0] is not None), j + (steps[-1][1] is not None)
-    return steps
-
-# %% ../nbs/api/20_moments.ipynb #a4830623
+# %% ../nbs/api/20_moments.ipynb #9629b315
 def waiting(m:SelfMoments, i:int) -> 'list[Ready]': # the state before layer `i`, as a layer that does nothing
     "An identity layer on a model's state."
     mean = m.states[i].mean
@@ -359,8 +358,10 @@ def waiting(m:SelfMoments, i:int) -> 'list[Ready]': # the state before layer `i`
 def cross_inner(
     a:SelfMoments, # First model
     b:SelfMoments, # Second model, same law
+    **options, # `max_memory` for models over positions
 ) -> Scaled: # E[f(x)·g(x)], by closure
     "Inner product of two propagated models."
+    if isinstance(a, SequenceMoments): return sequence_inner(a, b, **options)
     steps, cross, done = schedule(a.degrees, b.degrees), a.law.times_cov, [0, 0]
     for n, step in enumerate(steps):
         s, t = (m.layers[k] if k is not None else waiting(m, done[i]) for i, (m, k) in enumerate(zip((a, b), step)))

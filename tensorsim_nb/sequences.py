@@ -6,7 +6,7 @@
 __all__ = ['TILE', 'Route', 'Ready', 'Stream', 'make_ready', 'route_covariance', 'layer_covariance', 'SequenceMoments',
            'propagate_sequence', 'schedule', 'sequence_inner']
 
-# %% ../nbs/api/16_sequences.ipynb #5fe1bb87
+# %% ../nbs/api/16_sequences.ipynb #1c532253
 import math
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from .core import message
 from .joinings import Joined, Side, side_mean, side_slope
 from .layers import Leg, Term, rotate
-from .tensors import magnitude, shift
+from .tensors import Scaled, magnitude, shift
 
 # %% ../nbs/api/16_sequences.ipynb #26e4ac41
 def _left(A:Tensor, C:Tensor) -> Tensor: # A (n or 1, out, d) at each position
@@ -382,7 +382,7 @@ def _linear_trace(a:Ready, b:Ready, C:Tensor, metric:Tensor) -> 'Tensor|None':
     if b.slope is not None and a.linear is not None: total = _add(total, weigh(((b.slope.flatten(2) @ column(_flip(C))) @ a.linear.mT).mT))
     return total
 
-# %% ../nbs/api/16_sequences.ipynb #368602cd
+# %% ../nbs/api/16_sequences.ipynb #d7d17eb3
 @dataclass
 class SequenceMoments:
     "What one sequence model contributes to every comparison."
@@ -398,6 +398,11 @@ class SequenceMoments:
     n:int # Positions
     embed:'Tensor|None' # (d, d_in) the first layer's map, when it is linear and narrows
     d_in:int # Inputs at one position
+
+    @property
+    def power(self) -> Scaled: # E|f|^2, summed over positions
+        m = self.variance if self.mean is None else self.variance + (self.mean**2).sum()
+        return Scaled(m, 2*self.exponent)
 
 # %% ../nbs/api/16_sequences.ipynb #5809ca2e
 def _law_blocks(law, n:int, W:'Tensor|None', V:'Tensor|None', d:int, like) -> Tensor: # (n, rows, cols): W Sigma_p V^T
@@ -422,7 +427,7 @@ def _affine(layers, like:Tensor, d:int): # linear layers as one matrix (out, d),
         W, c, top = M if W is None else M @ W, None if ready.mean is None else ready.mean[0], ready.exponent
     return torch.eye(d, dtype=like.dtype, device=like.device) if W is None else W, c, top
 
-# %% ../nbs/api/16_sequences.ipynb #33f5bd86
+# %% ../nbs/api/16_sequences.ipynb #0efbb75a
 def _scaled(r:Ready, n:int) -> Ready:
     "A ready layer with its outputs multiplied by `2 ** n`."
     up = lambda x: None if x is None else shift(x, n)
@@ -436,7 +441,7 @@ def _active_share(r:Ready, C:Tensor, energy:Tensor) -> float: # E|nonlinear term
     plain = replace(r, linear=r.plain, units=[], routes=[])
     spread = energy + _linear_trace(plain, plain, C, eye) - 2*_linear_trace(r, plain, C, eye)
     mean = 0 if r.mean is None else (r.mean**2).sum()
-    return float((spread + (0 if r.active is None else (r.active**2).sum()))/(energy + mean).clamp(min=1e-300))
+    return float(((spread + (0 if r.active is None else (r.active**2).sum()))/(energy + mean).clamp(min=1e-300)).detach())
 
 # %% ../nbs/api/16_sequences.ipynb #c50bea82
 def propagate_sequence(
@@ -503,13 +508,13 @@ def schedule(
         i, j = i + (steps[-1][0] is not None), j + (steps[-1][1] is not None)
     return steps
 
-# %% ../nbs/api/16_sequences.ipynb #e2775128
+# %% ../nbs/api/16_sequences.ipynb #4acca75d
 def sequence_inner(
     a:SequenceMoments, # First model
     b:SequenceMoments, # Second model, same law
     *,
     max_memory:int=2_000_000_000, # Bytes that the work may use
-) -> 'tuple[Tensor, int]': # Mantissa and exponent of the sum over positions of E[f(x)·g(x)]
+) -> Scaled: # Sum over positions of E[f(x)·g(x)], by closure
     "Inner product of two propagated sequence models, by closure."
     like = a.variance
     C, metric, done = _law_blocks(a.law, a.n, a.embed, b.embed, a.d_in, like), a.tail.T @ b.tail, [0, 0]
@@ -522,7 +527,7 @@ def sequence_inner(
         done = [d + (k is not None) for d, k in zip(done, step)]
     if not steps: C = (_diag(C)*metric).sum()
     if a.mean is not None and b.mean is not None: C = C + (a.mean*b.mean).sum()
-    return C, a.exponent + b.exponent
+    return Scaled(C, a.exponent + b.exponent)
 
 def _waiting(s:Stream, like:Tensor) -> Ready:
     "An identity layer on a stream."
