@@ -114,9 +114,10 @@ def _grid(law, model): # number of directions, and the map from them to inputs
     shape = (model.n_ctx, d) if model.n_ctx else (d,)
     return root.shape[1], lambda z: (z @ root.T).unflatten(-1, shape) + mean.view(shape)
 
-# %% ../nbs/api/21_similarity.ipynb #d8dd8865
+# %% ../nbs/api/21_similarity.ipynb #d9408a47
 def _grid_size(a, b, law) -> int: # Nodes that quadrature needs
-    return n_nodes(_grid(law, a)[0], 2*max(a.degree, b.degree))
+    roots = [law.at(p).root(a.d_in) for p in range(a.n_ctx or 1)]
+    return n_nodes(sum(a.d_in if r is None else r.shape[1] for r in roots), 2*max(a.degree, b.degree))
 
 def _quadrature_products(a, b, law, opts, max_nodes=2_000_000) -> dict:
     size = _grid_size(a, b, law)
