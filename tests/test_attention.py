@@ -26,6 +26,11 @@ def value(a, b, law=STANDARD, **options):
     p = propagate(a, law, **options)
     return (p.power if a is b else cross_inner(p, propagate(b, law, **options))).tensor().item()
 
+@pytest.fixture(params=['dense', 'independent'])
+def path(request, monkeypatch):
+    "Both ways through the first layer."
+    monkeypatch.setattr(sequences, 'INDEPENDENT', 99 if request.param == 'dense' else 1)
+
 def check(a, b, law, want, tol=1e-10):
     "The three inner products of a pair against an oracle, in units of the norms' product."
     aa, bb = want(a, a), want(b, b)
@@ -50,19 +55,19 @@ def one_layer(heads, mask, bias, residual, rotary, kind, d=2, n=2, scale=3.):
 @pytest.mark.parametrize('bias', [False, True])
 @pytest.mark.parametrize('residual', [0., .7])
 @pytest.mark.parametrize('rotary', [False, True])
-def test_one_layer(mask, bias, residual, rotary):
+def test_one_layer(mask, bias, residual, rotary, path):
     a, b = (one_layer(h, mask, bias, residual, rotary, 'bilinear') for h in (1, 2))
     law = SHIFTED if bias else STANDARD
     check(a, b, law, by_quadrature(law, 2, 2))
 
 @pytest.mark.parametrize('kinds', list(itertools.product(('bilinear', 'quadratic', 'linear'), repeat=2)), ids='-'.join)
-def test_kinds(kinds):
+def test_kinds(kinds, path):
     a, b = (one_layer(h, 'causal', True, .5, True, k) for h, k in zip((2, 1), kinds))
     check(a, b, SHIFTED, by_quadrature(SHIFTED, 2, 2))
 
 @pytest.mark.parametrize('mask', ['causal', 'none', [[1, 0, 1], [1, 1, 0], [0, 1, 1]]], ids=str)
 @pytest.mark.parametrize('bias', [False, True])
-def test_three_positions_of_width_one(mask, bias):
+def test_three_positions_of_width_one(mask, bias, path):
     "Three positions meet in more ways than two."
     def model(h): return Model(BilinearAttention(1, h, 3, mask=mask, bias=bias, residual=.5, scale=2., rotary=False, d_head=3), Linear(1, 2, bias=bias)).double()
     law = Gaussian(mean=[.4], cov=[[.7]]) if bias else STANDARD
@@ -171,7 +176,7 @@ def test_two_layers(kinds, mask):
     a, b = (Model(Linear(2, 2, bias=True), *(layer(k, mask) for k in ks.split()), Linear(2, 2, bias=True)).double() for ks in kinds)
     check(a, b, SHIFTED, by_listing(SHIFTED, 2, 2))
 
-def test_two_layers_unequal_heads_no_biases_in_the_law():
+def test_two_layers_unequal_heads_no_biases_in_the_law(path):
     a, b = (Model(layer('att', heads=h), layer('att', heads=3 - h)).double() for h in (1, 2))
     check(a, b, STANDARD, by_listing(STANDARD, 2, 2))
 
@@ -198,7 +203,25 @@ def test_stacks_of_different_depth():
 
 # ---- ways of computing
 
-def test_tiles_and_memory_do_not_change_the_number(monkeypatch):
+@pytest.mark.parametrize('kinds', [('bilinear', 'quadratic'), ('linear', 'bilinear'), ('linear', 'linear')], ids='-'.join)
+@pytest.mark.parametrize('bias', [False, True])
+def test_independent_positions_give_what_all_pairs_give(kinds, bias, monkeypatch):
+    mask = (torch.rand(4, 4) > .4).float()
+    atts = [BilinearAttention(4, h, 4, mask=mask, bias=bias, scale=2., kind=k) for h, k in zip((1, 2), kinds)]
+    a, b = (Model(Linear(6, 4, bias=bias), x, BilinearAttention(4, 2, 4, mask=mask, bias=bias)).double() for x in atts)
+    law = Gaussian(mean=torch.randn(6)) if bias else STANDARD
+    for x, y in ((a, b), (a, a)):
+        p = propagate(x, law)
+        q = p if x is y else propagate(y, law)
+        r, s = p.layers[0].routes[0], q.layers[0].routes[0]
+        C = torch.randn(4, 4, 4).double() if x is not y else p.streams[0].cov
+        for metric in (None, torch.randn(4, 4).double() if x is not y else torch.eye(4).double()):
+            monkeypatch.setattr(sequences, 'INDEPENDENT', 99)
+            want = route_covariance(r, s, C, metric=metric)
+            monkeypatch.setattr(sequences, 'INDEPENDENT', 1)
+            assert (route_covariance(r, s, C, metric=metric) - want).abs().max() < 1e-12*want.abs().max()
+
+def test_tiles_and_memory_do_not_change_the_number(monkeypatch, path):
     a, b = (transformer(6, 4, h, 3, 2, bias=True, scale=3.).double() for h in (1, 2))
     want = value(a, b), value(a, a)
     monkeypatch.setattr(sequences, 'TILE', 100_000)
