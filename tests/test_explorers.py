@@ -19,7 +19,8 @@ def explorer(): return CheckpointExplorer(TABLE, CONTROL)
 def like(**changes): return SimpleNamespace(**{**vars(toy_table(5)), **changes})
 
 def test_traits_change_what_is_shown(explorer):
-    shown = lambda: (explorer.image.value, explorer.numbers.value, explorer.maps[0].data['values'], explorer.maps[1].data['values'])
+    def shown():
+        return explorer.image.value, explorer.numbers.value, *(m.data['values'] for m in explorer.maps)
     first = shown()
     explorer.pick = (2, 4)
     assert [a == b for a, b in zip(first, shown())] == [False, False, True, True]
@@ -43,7 +44,8 @@ def test_controls_and_traits_move_each_other(explorer):
     explorer.sliders[1].value = 7
     assert explorer.metric == 'matrix' and not explorer.same_colours and explorer.pick == (14, 7)
     explorer.maps[1].pick = [1, 2] # a click in the browser
-    assert explorer.pick == (1, 2) and explorer.maps[0].pick == [1, 2] and [s.value for s in explorer.sliders] == [1, 2]
+    assert explorer.pick == (1, 2) and explorer.maps[0].pick == [1, 2]
+    assert [s.value for s in explorer.sliders] == [1, 2]
     explorer.metric = 'tensor'
     assert explorer.measure.value == 'tensor'
     assert all(w.description and w.tooltip for w in (explorer.measure, explorer.shared, *explorer.sliders))
@@ -51,8 +53,10 @@ def test_controls_and_traits_move_each_other(explorer):
 def test_value_is_the_numbers_of_the_tables(explorer):
     explorer.pick, explorer.metric = (np.int64(3), 20), 'output poisoned'
     v = explorer.value
-    assert v['similarity'] == TABLE.matrices['output poisoned'][3, 20] and v['labels'] == ('300', '2000') and v['steps'] == (300, 2000)
-    assert v['numbers'] == {k: m[3, 20] for k, m in TABLE.matrices.items()} and v['control'] == {k: m[3, 20] for k, m in CONTROL.matrices.items()}
+    assert v['similarity'] == TABLE.matrices['output poisoned'][3, 20]
+    assert v['labels'] == ('300', '2000') and v['steps'] == (300, 2000)
+    assert v['numbers'] == {k: m[3, 20] for k, m in TABLE.matrices.items()}
+    assert v['control'] == {k: m[3, 20] for k, m in CONTROL.matrices.items()}
     loss = TABLE.curves.query("quantity == 'loss'").set_index('step')['value']
     assert v['curves']['loss'] == (loss[300], loss[2000])
     for k in v['numbers']: assert f"{k} {v['numbers'][k]:.4f}" in explorer.numbers.value
@@ -60,12 +64,15 @@ def test_value_is_the_numbers_of_the_tables(explorer):
 def test_state_comes_back(explorer):
     explorer.pick, explorer.metric, explorer.same_colours = (1, 2), 'slice 4', False
     again = CheckpointExplorer(TABLE, CONTROL, state=json.loads(json.dumps(explorer.state())))
-    assert again.state() == explorer.state() and again.value == explorer.value and again.maps[0].data == explorer.maps[0].data
+    assert again.state() == explorer.state() and again.value == explorer.value
+    assert again.maps[0].data == explorer.maps[0].data
     assert CheckpointExplorer(TABLE, state=dict(metric='matrix')).pick == (14, 20)
 
-@pytest.mark.parametrize('table, control', [(TABLE, CONTROL), (TABLE, None), (toy_table(1), None), (toy_table(2), toy_table(2)),
-                                            (like(matrices={'signed': np.cos(np.subtract.outer(range(5), range(5)))}, boundaries={}, meta={}), None),
-                                            (like(curves=pd.DataFrame(columns=['step', 'quantity', 'value'])), None)])
+SIGNED = like(matrices={'signed': np.cos(np.subtract.outer(range(5), range(5)))}, boundaries={}, meta={})
+BARE = like(curves=pd.DataFrame(columns=['step', 'quantity', 'value']))
+
+@pytest.mark.parametrize('table, control', [(TABLE, CONTROL), (TABLE, None), (toy_table(1), None),
+                                            (toy_table(2), toy_table(2)), (SIGNED, None), (BARE, None)])
 def test_any_good_table(table, control, tmp_path):
     e = CheckpointExplorer(table, control)
     for k in table.matrices: e.metric = k
@@ -88,7 +95,8 @@ BAD = [
     (lambda: CheckpointExplorer(like(curves=pd.DataFrame())), ValueError, 'step, quantity, value'),
     (lambda: CheckpointExplorer(like(boundaries={'x': 77})), ValueError, "'x' at 77"),
     (lambda: CheckpointExplorer(toy_table(5), toy_table(6)), ValueError, '6 and 5'),
-    (lambda: CheckpointExplorer(toy_table(5), like(matrices={'tensor': np.eye(5)})), ValueError, "no 'matrix'"),
+    (lambda: CheckpointExplorer(toy_table(5), like(matrices=dict(tensor=np.eye(5)))), ValueError,
+     "no 'matrix'"),
     (lambda: CheckpointExplorer(TABLE, state=3), ValueError, 'state'),
     (lambda: CheckpointExplorer(TABLE, state=dict(pick=(0, 99))), ValueError, '0 to 20'),
     (lambda: CheckpointExplorer(TABLE, state=dict(pick=3)), ValueError, 'state'),
@@ -108,7 +116,8 @@ def test_redraw_time(explorer):
         return 1000*(time.perf_counter() - start)
     picks = [ms(lambda: explorer.set_trait('pick', (k, 20-k))) for k in range(20)]
     metrics = [ms(lambda: explorer.set_trait('metric', k)) for k in TABLE.matrices]
-    print(f"\nnew pair: median {np.median(picks):.0f} ms, worst {max(picks):.0f}; new measure: median {np.median(metrics):.0f} ms")
+    print(f"\nnew pair: median {np.median(picks):.0f} ms, worst {max(picks):.0f}; "
+          f"new measure: median {np.median(metrics):.0f} ms")
 
 EVIL = '</script><img src=x onerror="document.title=\'broken\'">'
 
@@ -124,20 +133,23 @@ def test_labels_are_escaped(tmp_path):
 
 def chromium_or_skip():
     "A browser, or a clear word why there is none; in CI a missing browser fails once .ci/run installs it."
-    path = os.environ.get('CHROMIUM') or shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    path = os.environ.get('CHROMIUM') or shutil.which('chromium') or shutil.which('google-chrome')
     try: from playwright.sync_api import sync_playwright
     except ImportError: sync_playwright = None
     if path and sync_playwright: return path, sync_playwright
-    why = ("The browser tests need " + " and ".join([*(["chromium (apt-get install chromium, or set CHROMIUM)"] if not path else []),
-                                                     *(["playwright (pip install playwright)"] if not sync_playwright else [])]))
+    lost = ["chromium (apt-get install chromium, or set CHROMIUM)"]*(not path)
+    lost += ["playwright (pip install playwright)"]*(not sync_playwright)
+    why = "The browser tests need " + " and ".join(lost)
     script = ROOT/'.ci'/'run'
-    if os.environ.get('CI') == 'true' and script.exists() and 'chromium' in script.read_text(): pytest.fail(why)
+    installed = script.exists() and 'chromium' in script.read_text()
+    if os.environ.get('CI') == 'true' and installed: pytest.fail(why)
     pytest.skip(why)
 
 @pytest.fixture
 def browser():
     path, sync_playwright = chromium_or_skip()
-    args = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'
+    args = ('--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking '
+            '--disable-component-update --disable-sync')
     with sync_playwright() as p:
         b = p.chromium.launch(executable_path=path, args=args.split())
         yield b
@@ -158,7 +170,7 @@ def test_offline_page_in_a_browser(browser, tmp_path, width, scheme):
     assert line.first.text_content() == f"1400 · 2000: {TABLE.matrices['slice 9'][14, 20]:.4f}"
 
     box = canvas.bounding_box()
-    def cell(i, j): # where the middle of a cell is: margins of the drawing are 52 left, 6 above, cells fill 266 of 380
+    def cell(i, j): # middle of a cell: margins are 52 left and 6 above, cells fill 266 of 380
         s = box['width']/380
         return dict(x=s*(52 + 266*(j+.5)/21), y=s*(6 + 266*(i+.5)/21))
     canvas.hover(position=cell(5, 8)) # hover reads a cell and picks nothing
@@ -171,9 +183,11 @@ def test_offline_page_in_a_browser(browser, tmp_path, width, scheme):
     assert f"{TABLE.matrices['slice 9'][4, 9]:.4f}" in page.locator('#ts-pair').text_content()
     pixels = canvas.screenshot()
     page.locator('#ts-measure').select_option('matrix')
-    assert f"{TABLE.matrices['matrix'][4, 9]:.4f}" in page.locator('#ts-pair').text_content() and canvas.screenshot() != pixels
+    assert f"{TABLE.matrices['matrix'][4, 9]:.4f}" in page.locator('#ts-pair').text_content()
+    assert canvas.screenshot() != pixels
     numbers = page.locator('#ts-numbers tr').all_text_contents()
-    assert len(numbers) == 1 + len(TABLE.matrices) and f"{TABLE.matrices['slice 3'][4, 9]:.4f}" in ' '.join(numbers)
+    assert len(numbers) == 1 + len(TABLE.matrices)
+    assert f"{TABLE.matrices['slice 3'][4, 9]:.4f}" in ' '.join(numbers)
     pixels = canvas.screenshot()
     page.locator('#ts-shared').uncheck()
     assert canvas.screenshot() != pixels

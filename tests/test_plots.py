@@ -7,7 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tensorsim_nb.plots import (backdoor_figure, colour_range, figure_rows, html_page, new_figure, report, similarity_heatmap,
+from tensorsim_nb.plots import (backdoor_figure, colour_range, figure_rows, html_page, new_figure, report,
+                                similarity_heatmap,
                                 slice_bars, table_html, to_png, toy_table, training_curves)
 
 TABLE, CONTROL = toy_table(), toy_table(jump=0, seed=1)
@@ -15,7 +16,8 @@ TABLE, CONTROL = toy_table(), toy_table(jump=0, seed=1)
 def pixels(fig): return np.asarray(Image.open(io.BytesIO(to_png(fig, 60))).convert('RGB')).astype(float)
 
 FIGURES = {
-    'heatmap': lambda t: similarity_heatmap(t.matrices['slice 9'], t.labels, title="t", boundaries=t.boundaries),
+    'heatmap': lambda t: similarity_heatmap(t.matrices['slice 9'], t.labels, title="t",
+                                            boundaries=t.boundaries),
     'curves': lambda t: training_curves(t.curves, boundaries={'poison': 1500}),
     'curves by checkpoint': lambda t: training_curves(t.curves, boundaries=t.boundaries, steps=t.steps),
     'backdoor': lambda t: backdoor_figure(t),
@@ -50,10 +52,12 @@ def test_given_axes_are_used():
 def test_heatmap_of_any_size_has_few_ticks(n):
     m = np.clip(np.random.default_rng(0).normal(.8, .1, (n, n)), 0, 1)
     ax = similarity_heatmap(m, [str(100*i) for i in range(n)], title="t").axes[0]
-    assert 1 <= len(ax.get_xticks()) <= 10 and len(ax.texts) == (n*n if n <= 8 else 0) and ax.get_aspect() == 1
+    assert 1 <= len(ax.get_xticks()) <= 10 and ax.get_aspect() == 1
+    assert len(ax.texts) == (n*n if n <= 8 else 0)
 
 def test_colours():
-    for m, want in [([[.3, 1.]], (.3, 1, 'viridis')), ([[-.01, 1.]], (-.01, 1, 'viridis')), ([[-.2, .1]], (-.2, .2, 'RdBu_r'))]:
+    for m, want in [([[.3, 1.]], (.3, 1, 'viridis')), ([[-.01, 1.]], (-.01, 1, 'viridis')),
+                    ([[-.2, .1]], (-.2, .2, 'RdBu_r'))]:
         assert colour_range(np.array(m)) == want
     lo, hi, _ = colour_range(np.ones((2, 2)) - 1e-9)
     assert hi - lo == pytest.approx(1e-3) # rounding errors get no colours
@@ -62,7 +66,8 @@ def test_dollars_and_long_names_are_text():
     labels = ['$x$ unclosed $', 'a'*100, '<b>']
     warnings.simplefilter('error') # a label that leaves no room for the picture would warn
     for fig in (similarity_heatmap(np.eye(3), labels, title='$'), slice_bars(dict.fromkeys(labels, 1.)),
-                training_curves(pd.DataFrame(dict(step=[0, 1], quantity='$\\frac', value=[0, 1.])))): to_png(fig)
+                training_curves(pd.DataFrame(dict(step=[0, 1], quantity='$\\frac',
+                                                  value=[0, 1.])))): to_png(fig)
 
 def test_boundary_lines_stand_before_their_checkpoint():
     ax = similarity_heatmap(np.eye(10), list(range(10)), title="", boundaries={'b': 7}).axes[0]
@@ -71,22 +76,26 @@ def test_boundary_lines_stand_before_their_checkpoint():
 def test_backdoor_columns_line_up():
     fig = backdoor_figure(TABLE, CONTROL)
     maps = [a for a in fig.axes if a.images]
-    assert [a.get_title() for a in maps[:5]] == figure_rows(TABLE) == ['tensor', 'slice 9', 'matrix', 'output poisoned', 'output clean']
+    assert [a.get_title() for a in maps[:5]] == figure_rows(TABLE) == ['tensor', 'slice 9', 'matrix',
+                                                                       'output poisoned', 'output clean']
     curves = fig.axes[0]
-    assert curves.get_position().x0 == pytest.approx(maps[0].get_position().x0) and curves.get_xlim() == maps[0].get_xlim()
+    assert curves.get_position().x0 == pytest.approx(maps[0].get_position().x0)
+    assert curves.get_xlim() == maps[0].get_xlim()
     fig.draw_without_rendering()
     box = maps[0].get_window_extent()
     assert box.width == pytest.approx(box.height) == pytest.approx(curves.get_window_extent().width)
     assert len({im.get_clim() for a in maps for im in a.images}) == 1 # one range of colours
     for runs in ((TABLE,), (TABLE, CONTROL)): # titles of axes at the outer edges
         fig = backdoor_figure(*runs, names=['tensor'])
-        assert [a.get_ylabel() for a in fig.axes if a.get_ylabel() in ('fraction', 'loss')] == ['fraction', 'loss']
+        assert [a.get_ylabel() for a in fig.axes if a.get_ylabel() in ('fraction', 'loss')] == ['fraction',
+                                                                                                'loss']
     rows = backdoor_figure(TABLE, CONTROL, same_colours=False)
     assert len({im.get_clim() for a in rows.axes for im in a.images}) == 5
 
 @pytest.mark.parametrize('quantities', [['loss'], ['accuracy'], ['train loss', 'accuracy', 'test loss'], []])
 def test_any_mix_of_curves(quantities):
-    frame = pd.DataFrame([dict(step=s, quantity=q, value=.5) for q in quantities for s in (0, 10, 20)], columns=['step', 'quantity', 'value'])
+    frame = pd.DataFrame([dict(step=s, quantity=q, value=.5) for q in quantities for s in (0, 10, 20)],
+                         columns=['step', 'quantity', 'value'])
     to_png(training_curves(frame)); to_png(training_curves(frame, steps=[0, 10, 20]))
     table = toy_table(3)
     table.curves = frame
@@ -117,11 +126,12 @@ EVIL = '</title><script>alert("&")</script>'
 
 def test_report_is_self_contained_and_escaped(tmp_path):
     frame = pd.DataFrame({EVIL: [EVIL, 'x'], 'number': [.5, 1e-12]}, index=pd.Index(['a', EVIL], name=EVIL))
-    path = report(tmp_path/'r.html', EVIL, [(EVIL, [EVIL, slice_bars({'a': 1.}), frame, {EVIL: 1}]), ("plain", "one\n\ntwo")])
+    path = report(tmp_path/'r.html', EVIL, [(EVIL, [EVIL, slice_bars({'a': 1.}), frame, {EVIL: 1}]),
+                                            ("plain", "one\n\ntwo")])
     text = path.read_text(encoding='utf-8')
     assert '<script' not in text and text.count('data:image/png;base64,') == 1 and text.count('<p>') == 3
     for outside in ('http:', 'https:', 'src="//', '@import', 'url('): assert outside not in text
-    assert "default-src 'none'" in text and '1e-12' in text and '0.5000' in text and 'prefers-color-scheme:dark' in text
+    for inside in ("default-src 'none'", '1e-12', '0.5000', 'prefers-color-scheme:dark'): assert inside in text
     assert [p.name for p in tmp_path.iterdir()] == ['r.html']
 
 def test_report_leaves_nothing_behind_when_refused(tmp_path):
