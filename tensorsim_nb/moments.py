@@ -356,8 +356,8 @@ def waiting(m:SelfMoments, i:int) -> 'list[Ready]': # the state before layer `i`
     return [Ready(eye, {'open': eye}, {}, {'open': None if mean is None else mean[None]}, (), 0)]
 
 def cross_inner(
-    a:SelfMoments, # First model
-    b:SelfMoments, # Second model, same law
+    a:'SelfMoments|SequenceMoments', # First model
+    b:'SelfMoments|SequenceMoments', # Second model, same law
     **options, # `max_memory` for models over positions
 ) -> Scaled: # E[f(x)·g(x)], by closure
     "Inner product of two propagated models."
