@@ -6,7 +6,7 @@
 __all__ = ['ROWS', 'WIDTH', 'Quadratic', 'is_quadratic', 'quadratic', 'whitening', 'Stack', 'Shape', 'n_units', 'stack',
            'contract', 'unit_kernel', 'Plan', 'tile_pairs', 'small_tile', 'make_plan', 'forms_inner']
 
-# %% ../nbs/api/21_forms.ipynb #2b9f0e6b
+# %% ../nbs/api/21_forms.ipynb #47c2bdee
 import math
 from dataclasses import dataclass, field
 
@@ -18,26 +18,26 @@ from torch import Tensor
 from .core import message
 from .laws import Gaussian
 from .models import Model
-from .moments import magnitude, shift
+from .moments import shift
 
-# %% ../nbs/api/21_forms.ipynb #cf703a5a
+# %% ../nbs/api/21_forms.ipynb #9f8fd81e
 @dataclass(frozen=True)
 class _Piece:
     "A map `2 ** exponent * out @ (product of the legs)`."
     out:'Tensor|None' # (n, k); None for the identity
     legs:tuple # One or two (k, r) matrices; none for a constant, whose `out` is (n, 1)
-    exponent:int # Entries of `out` and legs are of order one
+    exponent:int # Entries of `out` and legs are of moderate size
+    zero:bool # Is any factor zero?
 
     def then(self, W:Tensor) -> '_Piece': # W (m, n): the next linear map
         "Compose with a matrix; a linear map is multiplied out unless that makes it larger."
-        return _piece(W if self.out is None else W @ self.out, *self.legs, exponent=self.exponent).smaller()
+        out, e, zero = _moderate(W if self.out is None else W @ self.out)
+        return _Piece(out, self.legs, self.exponent + e, zero or self.zero).smaller()
 
     def smaller(self) -> '_Piece':
         if len(self.legs) != 1 or self.out is None or len(self.out) > self.out.shape[1]: return self
         return _piece(None, self.out @ self.legs[0], exponent=self.exponent)
 
-    @property
-    def zero(self) -> bool: return not all(x.any() for x in (self.out, *self.legs) if x is not None)
     def dense(self) -> Tensor: # (n, r), without the exponent
         return self.legs[0] if self.out is None else self.out @ self.legs[0]
 
@@ -47,16 +47,19 @@ class _Start:
     root:'Tensor|None'
     def then(self, W): return _piece(None, W if self.root is None else W*self.root if self.root.ndim == 1 else W @ self.root)
 
-# %% ../nbs/api/21_forms.ipynb #c590fd1f
-def _unit(x:Tensor) -> 'tuple[Tensor, int]': # x = first * 2 ** second, entries of order one
-    e = magnitude(x) or 0
-    return shift(x, -e), e
+# %% ../nbs/api/21_forms.ipynb #81c6dd8c
+def _moderate(x:Tensor) -> 'tuple[Tensor, int, bool]': # y, e and whether it is zero, with x = y * 2 ** e
+    "Bring a matrix near order one by a power of two, unless it is near enough: six such factors must not overflow."
+    low, high = x.aminmax()
+    e = math.frexp(max(-float(low), float(high)))[1]
+    if abs(e) > (64 if x.dtype == torch.float64 else 8): x = shift(x, -e)
+    else: e = 0
+    return x, e, not (low or high)
 
 def _piece(out, *legs, exponent:int=0) -> _Piece:
-    "A piece with its factors brought to order one."
-    out, e = (None, 0) if out is None else _unit(out)
-    scaled = [_unit(leg) for leg in legs]
-    return _Piece(out, tuple(x for x, _ in scaled), exponent + e + sum(n for _, n in scaled))
+    "A piece with its factors brought to moderate size."
+    (out, e, zero), scaled = (None, 0, False) if out is None else _moderate(out), [_moderate(leg) for leg in legs]
+    return _Piece(out, tuple(x for x, _, _ in scaled), exponent + e + sum(n for _, n, _ in scaled), zero or any(z for _, _, z in scaled))
 
 def _add_pieces(ps:list) -> '_Piece|None':
     "Sum of pieces of one degree."
@@ -148,21 +151,19 @@ def _gather(state:dict, d_out:int, r:int, like:Tensor) -> Quadratic:
                      *((like.new_zeros(d_out, 0), like.new_zeros(0, r)) if lin is None else (None, shift(lin.legs[0], lin.exponent - top)) if lin.out is None else (down(lin), lin.legs[0])),
                      *((like.new_zeros(d_out, 0), like.new_zeros(0, r), like.new_zeros(0, r)) if quad is None else (down(quad), *quad.legs)), top)
 
-# %% ../nbs/api/21_forms.ipynb #b93deded
+# %% ../nbs/api/21_forms.ipynb #6b624f79
 @dataclass(frozen=True)
 class Stack:
     "Normal forms of several models, stacked."
     const:Tensor # (n, d_out)
+    mean:Tensor # (n, d_out), the constant Hermite part
     lin_out:'Tensor|None' # (n, d_out, k); None for the identity
     lin_leg:Tensor # (n, k, r)
     down:Tensor # (n, d_out, h)
-    left:Tensor # (n, h, r)
-    right:Tensor # (n, h, r)
+    rows:Tensor # (n, 2 h, r): left rows, then right rows
     exponents:np.ndarray # (n,)
 
     def __len__(self): return len(self.const)
-    def __getitem__(self, s:slice) -> 'Stack':
-        return Stack(*(None if x is None else x[s] for x in (self.const, self.lin_out, self.lin_leg, self.down, self.left, self.right, self.exponents)))
 
 @dataclass(frozen=True)
 class Shape:
@@ -181,7 +182,7 @@ def n_units(
 ) -> int: # Hidden units of its bilinear layer
     return sum(len(t.out) for layer in model for t in layer.terms() if t.scores)
 
-# %% ../nbs/api/21_forms.ipynb #a8d79c2b
+# %% ../nbs/api/21_forms.ipynb #5423b441
 def _fill(block:Tensor, x:Tensor):
     "Copy a matrix into the corner of a block of zeros."
     block[:x.shape[0], :x.shape[1]] = x
@@ -194,98 +195,111 @@ def stack(
 ) -> Stack:
     "Stack normal forms, one at a time so that only one is held twice."
     o, h, r = shape.d_out, shape.hidden, shape.inputs
-    const, down, left, right = (like.new_zeros(n, *s) for s in ((o,), (o, h), (h, r), (h, r)))
+    const, mean, down, rows = (like.new_zeros(n, *s) for s in ((o,), (o,), (o, h), (2*h, r)))
     lin, exponents = [], np.zeros(n, int)
     for i, q in enumerate(forms):
-        const[i], exponents[i] = q.const, q.exponent
-        for block, x in ((down, q.down), (left, q.left), (right, q.right)): _fill(block[i], x)
+        const[i], mean[i], exponents[i] = q.const, q.const + q.down @ (q.left*q.right).sum(-1), q.exponent
+        for block, x in ((down[i], q.down), (rows[i, :h], q.left), (rows[i, h:], q.right)): _fill(block, x)
         lin.append((q.lin_out, q.lin_leg) if shape.factored else (None, q.lin_leg if q.lin_out is None else q.lin_out @ q.lin_leg))
-    if not shape.factored: return Stack(const, None, torch.stack([x for _, x in lin]), down, left, right, exponents)
+    if not shape.factored: return Stack(const, mean, None, torch.stack([x for _, x in lin]), down, rows, exponents)
     lin = [(like.new_ones(o).diag() if out is None else out, leg) for out, leg in lin]
     k = max(len(leg) for _, leg in lin)
     outs, legs = like.new_zeros(n, o, k), like.new_zeros(n, k, r)
     for i, (out, leg) in enumerate(lin): _fill(outs[i], out), _fill(legs[i], leg)
-    return Stack(const, outs, legs, down, left, right, exponents)
+    return Stack(const, mean, outs, legs, down, rows, exponents)
 
-# %% ../nbs/api/21_forms.ipynb #f6d74fe2
+# %% ../nbs/api/21_forms.ipynb #273c5236
+class _Buffers:
+    "Memory used again and again: fresh pages cost more than the arithmetic on them."
+    def __init__(self, like:Tensor): self.like, self.flat = like, {}
+    def __call__(self, name:str, *shape) -> Tensor: # uninitialised, good until the name is asked for again
+        n = math.prod(shape)
+        if name not in self.flat or len(self.flat[name]) < n: self.flat[name] = self.like.new_empty(n)
+        return self.flat[name][:n].view(shape)
+
+# %% ../nbs/api/21_forms.ipynb #db369426
 def contract(
     D:Float[Tensor, "i o h"], # Output maps of the row models
     K:Float[Tensor, "i*h j*g"], # Kernel of their units with the column models' units
     E:Float[Tensor, "j o g"], # Output maps of the column models
     slices:'list[int]', # Outputs wanted on their own
+    buffer=None, # Where to work; fresh memory when None
 ) -> Float[Tensor, "1+slices i j"]: # The sum over outputs, then each slice
     "`tr(D_i K_ij E_j^T)` for all i and j, whole and by output."
-    (i, o, h), (j, _, g) = D.shape, E.shape
-    if o > 2*h:
-        whole = ((D.transpose(1, 2).reshape(i*h, o) @ E.transpose(0, 1).reshape(o, j, g).flatten(1))*K).view(i, h, j, g).sum((1, 3))
-        return torch.cat([whole[None], contract(D[:, slices], K, E[:, slices], list(range(len(slices))))[1:]]) if slices else whole[None]
-    T = torch.bmm(D, K.view(i, h, j*g)).view(i, o, j, g)
+    (i, o, h), (j, _, g), buffer = D.shape, E.shape, buffer or _Buffers(D)
+    if o - len(slices) > h:
+        W = torch.mm(D.transpose(1, 2).reshape(i*h, o), E.transpose(0, 1).reshape(o, j, g).flatten(1), out=buffer('T', i*h, j*g))
+        whole = W.mul_(K).view(i, h, j, g).sum(3).sum(1)[None]
+        return torch.cat([whole, contract(D[:, slices], K, E[:, slices], list(range(len(slices))), buffer)[1:]]) if slices else whole
+    T = torch.bmm(D, K.view(i, h, j*g), out=buffer('T', i, o, j*g)).view(i, o, j, g)
     each = T.mul_(E.transpose(0, 1)).sum(-1).transpose(0, 1)
     return torch.cat([each.sum(0, keepdim=True), each[slices]])
 
-# %% ../nbs/api/21_forms.ipynb #1e6f690b
+# %% ../nbs/api/21_forms.ipynb #d1f24017
 def unit_kernel(
-    p:Float[Tensor, "m r"], # Left rows of the row models
-    q:Float[Tensor, "m r"], # Right rows of the row models
-    s:Float[Tensor, "n r"], # Left rows of the column models
-    t:Float[Tensor, "n r"], # Right rows of the column models
-) -> Float[Tensor, "m n"]:
-    "`(p s^T)*(q t^T) + (p t^T)*(q s^T)`: twice the inner products of symmetrised pairs of rows."
-    K = (p @ s.T).mul_(q @ t.T)
-    return K.addcmul_(p @ t.T, q @ s.T)
+    a:Float[Tensor, "i 2*h r"], # Left, then right rows of the row models
+    b:Float[Tensor, "j 2*g r"], # The same of the column models
+    buffer=None, # Where to work; fresh memory when None
+) -> Float[Tensor, "i*h j*g"]:
+    "`(P P'^T)*(Q Q'^T) + (P Q'^T)*(Q P'^T)` for every pair: twice the inner products of symmetrised pairs of rows."
+    (i, h, r), (j, g, _), buffer = a.shape, b.shape, buffer or _Buffers(a)
+    G = torch.mm(a.flatten(0, 1), b.flatten(0, 1).T, out=buffer('G', i*h, j*g)).view(i, 2, h//2, j, 2, g//2) # all four products at once
+    K = torch.mul(G[:, 0, :, :, 0], G[:, 1, :, :, 1], out=buffer('K', i, h//2, j, g//2))
+    return K.addcmul_(G[:, 0, :, :, 1], G[:, 1, :, :, 0]).view(i*h//2, j*g//2)
 
-# %% ../nbs/api/21_forms.ipynb #238d1408
+# %% ../nbs/api/21_forms.ipynb #78047664
+def _halves(n:int, least:int, start:int=0): # (rows, columns) slices that cover the upper half of n x n
+    "Cut a triangle into squares, with small ones only along the diagonal."
+    if n <= least: return [(slice(start, start + n), slice(start, start + n))]
+    m = n//2
+    return [*_halves(m, least, start), (slice(start, start + m), slice(start + m, start + n)), *_halves(n - m, least, start + m)]
+
+def _steps(s:slice, step:int): # a slice cut into slices
+    return [slice(k, min(k + step, s.stop)) for k in range(s.start, s.stop, step)]
+
 def _kernel_path(A:Stack, B:Stack, same:bool, slices, rows:int) -> Tensor: # (1 + slices, i, j)
-    "Twice the quadratic part, in sub-blocks of about `rows` hidden rows."
-    step = max(1, rows//A.down.shape[2])
-    out = A.const.new_zeros(1 + len(slices), len(A), len(B))
-    for i in range(0, len(A), step):
-        a = A[i:i + step]
-        p, q = a.left.flatten(0, 1), a.right.flatten(0, 1)
-        for j in range(i if same else 0, len(B), step):
-            b = B[j:j + step]
-            K = unit_kernel(p, q, b.left.flatten(0, 1), b.right.flatten(0, 1))
-            out[:, i:i + step, j:j + step] = contract(a.down, K, b.down, slices)
+    "Twice the quadratic part, in sub-blocks of about `rows` hidden units."
+    step, out, buffer = max(1, rows//A.down.shape[2]), A.const.new_zeros(1 + len(slices), len(A), len(B)), _Buffers(A.const)
+    for I, J in _halves(len(A), max(1, step//4)) if same else [(slice(0, len(A)), slice(0, len(B)))]:
+        for i in _steps(I, step):
+            for j in _steps(J, step): out[:, i, j] = contract(A.down[i], unit_kernel(A.rows[i], B.rows[j], buffer), B.down[j], slices, buffer)
     return out
 
-# %% ../nbs/api/21_forms.ipynb #7ee46ce6
-def _coordinates(A:Stack, outs:slice, r:slice, c:slice, scratch:int) -> Tensor: # (n, outs, rows * columns)
-    "One block of twice the symmetric matrices, for some outputs of every model."
-    width, n_out = (r.stop - r.start)*(c.stop - c.start), outs.stop - outs.start
-    X = A.const.new_empty(len(A), n_out, width)
-    step = max(1, scratch//((2*A.down.shape[2])*(n_out*(r.stop - r.start) + c.stop - c.start)))
-    for i in range(0, len(A), step):
-        a = A[i:i + step]
-        D = a.down[:, outs, None]
-        rows = lambda P: (P[:, None, :, r].transpose(2, 3)*D).flatten(1, 2) # (n, outs * rows, h)
-        if r == c:
-            M = (rows(a.left) @ a.right[:, :, c]).view(len(a), n_out, r.stop - r.start, -1)
-            torch.add(M, M.mT, out=X[i:i + step].view(M.shape))
-        else: X[i:i + step] = (torch.cat([rows(a.left), rows(a.right)], 2) @ torch.cat([a.right[:, :, c], a.left[:, :, c]], 1)).view(len(a), n_out, width)
-    return X
+# %% ../nbs/api/21_forms.ipynb #a63ab0c9
+def _coordinates(A:Stack, outs:slice, r:slice, scratch:int, buffer, name:str) -> Tensor: # (outs, n, coordinates)
+    "Some rows, from the diagonal on, of twice the symmetric matrices of every model; the square on the diagonal is weighed by sqrt(1/2)."
+    h, n_out, width, d = A.down.shape[2], outs.stop - outs.start, r.stop - r.start, A.rows.shape[2]
+    X = buffer(name, n_out, len(A), width, d - r.start)
+    for m in _steps(slice(0, len(A)), max(1, scratch//(2*h*width))):
+        rows, weighed, square = A.rows[m], buffer('weighed', m.stop - m.start, 2*h, width), buffer('square', m.stop - m.start, width, width)
+        for k in range(n_out):
+            D = A.down[m, outs.start + k, :, None]
+            torch.mul(rows[:, h:, r], D, out=weighed[:, :h]) # right rows meet left columns, and the other way round
+            torch.mul(rows[:, :h, r], D, out=weighed[:, h:])
+            torch.bmm(weighed[:, :h].mT, rows[:, :h, r], out=square).mul_(math.sqrt(.5))
+            torch.add(square, square.mT, out=X[k, m, :, :width])
+            if r.stop < d: torch.bmm(weighed.mT, rows[:, :, r.stop:], out=X[k, m, :, width:])
+    return X.flatten(2)
 
-def _explicit_items(shape:'Shape', detail:dict) -> list: # [(outputs, rows, columns)]
-    "The pieces of the sum: for some outputs, one block of the symmetric matrices on or above the diagonal."
-    cuts = [slice(i, min(i + detail['width'], shape.inputs)) for i in range(0, shape.inputs, detail['width'])]
-    outs = [slice(i, min(i + detail['n_out'], shape.d_out)) for i in range(0, shape.d_out, detail['n_out'])]
-    return [(o, r, c) for o in outs for x, r in enumerate(cuts) for c in cuts[x:]]
+def _explicit_items(shape:'Shape', detail:dict) -> list: # [(outputs, rows)]
+    "The pieces of the sum."
+    return [(o, r) for o in _steps(slice(0, shape.d_out), detail['n_out']) for r in _steps(slice(0, shape.inputs), detail['width'])]
 
 def _explicit_path(A:Stack, B:Stack, same:bool, slices, items:list, scratch:int) -> Tensor: # (1 + slices, i, j)
     "Twice the quadratic part, one item after the other."
-    out = A.const.new_zeros(1 + len(slices), len(A), len(B))
-    step = max(32, -(-len(A)//4)) if same else len(A)
-    for outs, rs, cs in items:
-        X = _coordinates(A, outs, rs, cs, scratch).transpose(0, 1)
-        Y = X if same else _coordinates(B, outs, rs, cs, scratch).transpose(0, 1)
-        for i in range(0, len(A), step): # above the diagonal only
-            j = i if same else 0
-            got = torch.bmm(X[:, i:i + step], Y[:, j:].mT)*(.5 if rs == cs else 1.)
-            out[0, i:i + step, j:] += got.sum(0)
+    out, whole, buffer = A.const.new_zeros(1 + len(slices), len(A), len(B)), slice(0, len(A)), _Buffers(A.const)
+    for outs, rows in items:
+        X = _coordinates(A, outs, rows, scratch, buffer, 'X')
+        Y = X if same else _coordinates(B, outs, rows, scratch, buffer, 'Y')
+        for i in _steps(whole, max(128, -(-len(A)//4))) if same else [whole]: # above the diagonal only, when there is much below
+            j = i.start if same else 0
+            got = torch.bmm(X[:, i], Y[:, j:].mT)
+            out[0, i, j:] += got.sum(0)
             for k, o in enumerate(slices):
-                if outs.start <= o < outs.stop: out[1 + k, i:i + step, j:] += got[o - outs.start]
+                if outs.start <= o < outs.stop: out[1 + k, i, j:] += got[o - outs.start]
     return out
 
-# %% ../nbs/api/21_forms.ipynb #d51ecbc4
+# %% ../nbs/api/21_forms.ipynb #a5911baa
 def _linear_part(A:Stack, B:Stack, slices) -> Tensor: # (1 + slices, i, j)
     if A.lin_out is not None:
         return contract(A.lin_out, A.lin_leg.flatten(0, 1) @ B.lin_leg.flatten(0, 1).T, B.lin_out, slices)
@@ -294,9 +308,6 @@ def _linear_part(A:Stack, B:Stack, slices) -> Tensor: # (1 + slices, i, j)
 
 def _constant_part(a:Tensor, b:Tensor, slices) -> Tensor: # a, b: (n, d_out)
     return torch.stack([a @ b.T, *(torch.outer(a[:, o], b[:, o]) for o in slices)])
-
-def _hermite_constant(A:Stack) -> Tensor: # mean of each output
-    return A.const + torch.einsum('noh,nh->no', A.down, (A.left*A.right).sum(-1))
 
 # %% ../nbs/api/21_forms.ipynb #509fa457
 @dataclass(frozen=True)
@@ -323,7 +334,7 @@ def tile_pairs(
     cuts = [range(i, min(i + tile, n)) for i in range(0, n, tile)]
     return [(p, q) for x, p in enumerate(cuts) for q in cuts[x:]]
 
-# %% ../nbs/api/21_forms.ipynb #6ca71422
+# %% ../nbs/api/21_forms.ipynb #a3b8510f
 def _count(n:int, tile:int, s:Shape) -> dict:
     "Floating-point operations of the two paths."
     pairs = n*(n + 1)/2
@@ -336,20 +347,21 @@ def small_tile(
     "Models in a tile when work is cut up to be stored or shared."
     return 2**max(0, math.ceil(math.log2(max(1, n/8))))
 
-ROWS, WIDTH = 1024, 256 # sub-blocks that keep a processor's caches and multipliers busy
+ROWS, WIDTH = 1024, 200 # sub-blocks that keep a processor's caches and multipliers busy
 
-# %% ../nbs/api/21_forms.ipynb #1809adcc
+# %% ../nbs/api/21_forms.ipynb #ac4b43a9
 def _sub_blocks(path:str, tile:int, copies:int, s:Shape, size:int, spare:int) -> 'tuple[dict, float]': # sizes, bytes used
     "Sizes of the inner blocks within `spare` bytes."
     h = max(1, s.hidden)
     if path == 'kernel':
-        one = size*h*(4*h + 2*min(s.d_out, 2*h)) # one pair of models: the kernel's four products, and their contraction
+        one = size*h*(5*h + 2*min(s.d_out, 2*h)) # one pair of models: four products, the kernel, and its contraction
         rows = max(h, min(ROWS, int(h*math.sqrt(spare/one))))
         return dict(rows=rows), one*(rows/h)**2
-    scratch = max(1, min(2**22, spare//(4*size)))
-    width = max(1, min(WIDTH, s.inputs, int(math.sqrt(spare/2/(copies*tile*size)))))
-    n_out = max(1, min(s.d_out, int(spare/2/(copies*tile*size*width**2)), 2**22//(tile*width**2)))
-    return dict(width=width, n_out=n_out, scratch=scratch), copies*tile*n_out*width**2*size + 3*scratch*size
+    scratch = max(1, min(2**17, spare//(4*size))) # what stays in the cache of a processor
+    one = copies*tile*size*s.inputs # one row for one output
+    width = max(1, min(-(-s.inputs//-(-s.inputs//WIDTH)), int(spare/2/one))) # equal cuts
+    n_out = max(1, min(s.d_out, int(spare/2/(one*width)), 2**22//(tile*width*s.inputs)))
+    return dict(width=width, n_out=n_out, scratch=scratch), one*width*n_out + 3*scratch*size
 
 # %% ../nbs/api/21_forms.ipynb #f7970e51
 def make_plan(
@@ -374,7 +386,7 @@ def make_plan(
     pieces = min(max(1, 16//pairs), len(_explicit_items(shape, detail))) if cut and chosen == 'explicit' and shape.hidden else 1
     return Plan(chosen, n, flops, tile, int(each*copies*tile + used), pairs*pieces, dict(detail, pieces=pieces))
 
-# %% ../nbs/api/21_forms.ipynb #7f812083
+# %% ../nbs/api/21_forms.ipynb #3853ed6e
 def forms_inner(
     A:Stack, # Row models
     B:Stack, # Column models; `A` itself for a tile on the diagonal
@@ -390,8 +402,8 @@ def forms_inner(
     half = .5 if tensor and bilinear else 1. # the tensor measure averages over the orders of two legs, the expectation sums them
     total, d = A.const.new_zeros(1 + len(slices), len(A), len(B)), plan.detail
     if piece == 0:
-        const = (lambda S: S.const) if tensor else _hermite_constant
-        total += _constant_part(const(A), const(B), slices) + half*_linear_part(A, B, slices)
+        constants = (A.const, B.const) if tensor else (A.mean, B.mean)
+        total += _constant_part(*constants, slices) + half*_linear_part(A, B, slices)
     if A.down.shape[2] and plan.path == 'kernel': total += half*_kernel_path(A, B, A is B, slices, d['rows'])
     elif A.down.shape[2]:
         items, n = _explicit_items(shape, d), d['pieces']
