@@ -3,6 +3,7 @@ PYTHON ?= python3
 PY     := .venv/bin/python
 STAMP  := .venv/.installed
 SHELL  := bash
+LAB    ?=
 LESSON := nbs/tutorials/01_first_similarity.ipynb
 
 .DEFAULT_GOAL := help
@@ -15,9 +16,20 @@ help: ## This list
 	@echo; echo "  The first target that needs it makes .venv; choose its Python with PYTHON=python3.12"
 
 $(STAMP): constraints.txt settings.ini setup.py
-	@command -v "$(PYTHON)" >/dev/null || { echo "make needs Python 3.10 or newer: got no command '$(PYTHON)'." \
+	@"$(PYTHON)" -c '' 2>/dev/null || { echo "make needs Python 3.10 or newer: got '$(PYTHON)', which does not run." \
 	  "Install Python or name one: make demo PYTHON=python3.12" >&2; exit 1; }
 	@"$(PYTHON)" tools/setup_env.py
+
+# A Python that was asked for by name must be the one that .venv was made with.
+ifneq ($(origin PYTHON),file)
+$(STAMP): | same-python
+.PHONY: same-python
+same-python:
+	@version() { "$$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo unknown; }; \
+	  want=$$(version "$(PYTHON)"); got=$$(version $(PY)); [ "$$got" = unknown ] || [ "$$want" = "$$got" ] || \
+	  { echo "PYTHON=$(PYTHON) (version $$want) needs a .venv of its own: got one of Python $$got." \
+	  "Remove it (rm -r .venv) and run make again, or leave PYTHON out." >&2; exit 1; }
+endif
 
 demo: $(STAMP) ## The main job on real digits: train, insert a backdoor, find it from the weights (into demo/)
 	@.venv/bin/tensorsim demo
@@ -25,8 +37,8 @@ demo: $(STAMP) ## The main job on real digits: train, insert a backdoor, find it
 test: $(STAMP) ## Everything: notebooks in sync and clean, README, notebooks run, pytest
 	@$(PY) tools/gate.py
 
-lab: $(STAMP) ## JupyterLab at the first lesson
-	@$(PY) -m jupyterlab $(LESSON)
+lab: $(STAMP) ## JupyterLab at the first lesson (as root, in a container: LAB=--allow-root)
+	@$(PY) -m jupyterlab $(LESSON) $(LAB)
 
 docs: $(STAMP) ## The site, for reading offline (into _docs/)
 	@$(PY) docs/build.py

@@ -1,13 +1,14 @@
-"""The site, for reading offline: `python docs/build.py` makes _docs/index.html from the notebooks (`make docs`).
+"""The site, for reading offline: `python docs/build.py` (`make docs`) makes _docs/index.html from the notebooks.
 
-    execute   copies of the notebooks, two at a time (kept in _proc/ until a notebook or the library changes; --fresh forgets)
+    execute   copies of the notebooks, two at a time; kept in _proc/ until a notebook or the library changes
+              (--fresh forgets them)
     process   nbdev's processors: hidden cells go, exported cells get their documentation
     convert   to MyST notebooks, which Sphinx reads
     sphinx    pages, search and maths, with every warning an error
     check     every local link of the built pages has its target, and no page loads anything from the network
 
-Maths works from a PyPI package (MathJax). Live widgets on the pages come from two npm packages, fetched once by `npm pack`
-into _proc/; without npm the pages show their pictures only, and the build says so.
+Maths comes from a PyPI package (MathJax). Live widgets come from two npm packages, fetched once by `npm pack` into
+_proc/ when a page has widgets; without npm such a page shows its pictures only, and the build says so.
 """
 import argparse, asyncio, hashlib, json, os, re, shutil, subprocess, sys, tarfile, time
 from html.parser import HTMLParser
@@ -20,8 +21,8 @@ NBS, PROC, OUT = ROOT/'nbs', ROOT/'_proc', ROOT/'_docs'
 EXECUTED, PAGES, NPM, HTML = PROC/'executed', PROC/'pages', PROC/'npm', PROC/'site'/'html'
 SECTIONS = dict(
     tutorials=("Lessons", "Read them in order. Each states its claim first, and each runs from top to bottom."),
-    explain=("Explanations", "The derivations, one step at a time. Each step is computed and checked on the page."),
-    api=("Library", "One page per module. The number is the floor: a module imports only modules of smaller numbers."))
+    explain=("Explanations", "The derivations, one step at a time. Each is computed and checked on the page."),
+    api=("Library", "One page per module. The number is the floor: a module imports only smaller numbers."))
 WORKERS, CELL_SECONDS = 2, 600
 WIDGET_MIME = 'application/vnd.jupyter.widget-state+json'
 WIDGET_PACKAGES = {'@jupyter-widgets/html-manager@1.0.15': {'dist/embed-amd.js': 'embed-amd.js'},
@@ -34,11 +35,12 @@ class Failed(Exception): pass
 def fail(need, got, do): raise Failed(f"{need}: got {got}{'' if got.endswith(chr(10)) else '. '}{do}")
 
 
-def notebooks(): return [p for p in [NBS/'index.ipynb', *(p for s in SECTIONS for p in sorted((NBS/s).glob('*.ipynb')))]
-                         if p.name[0] not in '._']
+def notebooks():
+    inside = [p for s in SECTIONS for p in sorted((NBS/s).glob('*.ipynb'))]
+    return [NBS/'index.ipynb', *(p for p in inside if p.name[0] not in '._')]
 
 
-# ---- execute -------------------------------------------------------------------------------------------------------
+# ---- execute ----------------------------------------------------------------------------------
 
 def library_key():
     files = [*sorted((ROOT/'tensorsim_nb').glob('*.py')), ROOT/'constraints.txt']
@@ -70,19 +72,21 @@ async def execute(path, key, slots, say):
     async with slots:
         start, seen = time.time(), []
         kernel = AsyncKernelManager()   # this Python's own kernel, whatever kernels the machine has registered
-        kernel._kernel_spec = KernelSpec(argv=[sys.executable, '-m', 'ipykernel_launcher', '--log-level=40', '-f', '{connection_file}'],
-                                         display_name='python3', language='python')
+        command = [sys.executable, '-m', 'ipykernel_launcher', '--log-level=40', '-f', '{connection_file}']
+        kernel._kernel_spec = KernelSpec(argv=command, display_name='python3', language='python')
         nb = runnable(nbformat.from_dict(json.loads(json.dumps(original))))
-        client = NotebookClient(nb, km=kernel, timeout=CELL_SECONDS, resources=dict(metadata=dict(path=str(path.parent))),
-                                skip_cells_with_tag='skip-execution', on_cell_start=lambda cell, cell_index: seen.append(cell))
+        client = NotebookClient(nb, km=kernel, timeout=CELL_SECONDS, skip_cells_with_tag='skip-execution',
+                                resources=dict(metadata=dict(path=str(path.parent))),
+                                on_cell_start=lambda cell, cell_index: seen.append(cell))
         try: await client.async_execute()
         except Exception as e:
             cell = seen[-1] if seen else None
             number = [c.id for c in original.cells].index(cell.id) + 1 if cell else 0
             said = f"{e.ename}: {e.evalue}" if isinstance(e, CellExecutionError) else f"{type(e).__name__}: {e}"
             say(f"{name}: FAILED at cell {number} ({time.time()-start:.1f} s)")
-            first = next((l for l in cell.source.split('\n') if l.strip() and not l.startswith('#|')), '') if cell else ''
-            return f"nbs/{name}, cell {number} (id {cell.id if cell else '-'}), `{first[:80]}`\n    {said.strip()[:800]}"
+            lines = [l for l in (cell.source if cell else '').split('\n') if l.strip() and not l.startswith('#|')]
+            where = f"nbs/{name}, cell {number} (id {cell.id}), `{lines[0][:80]}`" if lines else f"nbs/{name}"
+            return f"{where}\n    {said.strip()[:800]}"
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nb, target)
         stamp.write_text(key)
@@ -98,12 +102,16 @@ def execute_all(paths):
 
     async def everything(): return await asyncio.gather(*(execute(p, key, slots, say) for p in paths))
     failures = [f for f in asyncio.run(everything()) if f]
-    if failures: fail("Every notebook must run to be shown", f"{len(failures)} that failed\n\n" + '\n\n'.join(failures) + '\n\n',
-                      "Open it with `make lab`, mend that cell, then run `make docs` again.")
+    if failures:
+        fail("Every notebook must run to be shown",
+             '\n\n'.join([f"{len(failures)} that failed", *failures, '']),
+             "Open it with `make lab`, mend that cell, then run `make docs` again.")
 
 
-# ---- process and convert -------------------------------------------------------------------------------------------
+# ---- process and convert ----------------------------------------------------------------------
 
+TAGS = [('remove-input', 'echo', 'false'), ('remove-output', 'output', 'false'),
+        ('hide-input', 'code-fold', 'true')]
 link = re.compile(r'(?<!\\)(\]\()(?!\w+:|#|/)([^)\s"]+)')
 doc_link = re.compile(r'\[`([^`\]]+)`\]\((https?://[^)\s]+?)/((?:[\w-]+/)*)(\w+)\.html(?:#([\w.]+))?\)')
 callout = re.compile(r'^(:{3,})\s*\{\.callout-(\w+)([^}]*)\}\s*\n(.*?)^\1\s*$', re.M | re.S)
@@ -145,13 +153,13 @@ def callouts(text):
 
 
 def label(module, symbol, taken):
-    "The anchor of a symbol; a name that differs only in case from an earlier one (`Products`, `products`) gets a tail."
+    "The anchor of a symbol; one that differs only in case from an earlier one (`Products`, `products`) gets a tail."
     name = f"{module}.{symbol.lower()}"
     return name if name not in taken else f"{name}-{sum(t.startswith(name) for t in taken) + 1}"
 
 
 def api_entry(text, module, in_full, titles, labels):
-    "show_doc's Markdown: an anchor, one heading, a link to our own source page, the docstring, the signature once."
+    "show_doc's Markdown: an anchor, one heading, a link to our source page, the docstring, one signature."
     text = re.sub(r'^---\n+', '', text)
     text = re.sub(r'\[source\]\([^)]*\)\{[^}]*\}\n*', '', text)
     head = re.search(r'^(#+) (\S+)\s*?$', text, re.M)
@@ -172,11 +180,14 @@ def convert(nb, path):
     in_full = lambda name: re.search(rf'^(?:def|class) {re.escape(name)}\b', shown, re.M)
     front, cells, titles, labels = getattr(nb, 'frontmatter_', {}), [], set(), {}
 
-    def add(kind, source, **more): cells.append(dict(id=f'c{len(cells)}', cell_type=kind, source=source, metadata={}, **more))
+    def add(kind, source, **more):
+        cells.append(dict(id=f'c{len(cells)}', cell_type=kind, source=source, metadata={}, **more))
+
 
     def prose(text): add('markdown', outside_code(callouts(text), lambda t: relink(t, path)))
 
-    prose(f"# {front.get('title', path.stem)}" + (f"\n\n{{.lead}}\n{front['description']}" if front.get('description') else ''))
+    lead = f"\n\n{{.lead}}\n{front['description']}" if front.get('description') else ''
+    prose(f"# {front.get('title', path.stem)}{lead}")
     for c in nb.cells:
         if not c.get('source') or c.cell_type == 'raw' or 'WARNING: THIS FILE' in c.source: continue
         if c.cell_type == 'markdown':
@@ -190,18 +201,19 @@ def convert(nb, path):
         if marks.get('output') == 'asis':
             for o in outputs:
                 text = ''.join(o.get('data', {}).get('text/markdown', o.get('text', '')))
-                if text: prose(api_entry(text, module, in_full, titles, labels) if source.startswith('show_doc') else text)
+                if source.startswith('show_doc'): text = api_entry(text, module, in_full, titles, labels)
+                if text: prose(text)
             if marks.get('echo') == 'false': continue
             outputs = []
-        tags = [t for t, on in (('remove-input', marks.get('echo') == 'false'), ('remove-output', marks.get('output') == 'false'),
-                                ('hide-input', marks.get('code-fold') == 'true')) if on]
+        tags = [tag for tag, mark, value in TAGS if marks.get(mark) == value]
         for o in outputs: o.pop('jetTransient', None)
         add('code', source, outputs=outputs, execution_count=None)
         cells[-1]['metadata'] = dict(tags=tags)
     meta = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
     state = nb.metadata.get('widgets', {}).get(WIDGET_MIME, {})
     if state.get('state') and 'widget-view+json' in json.dumps(cells): meta['widgets'] = {WIDGET_MIME: state}
-    return dict(cells=cells, metadata=meta, nbformat=4, nbformat_minor=5), front, {(module, s): l for s, l in labels.items()}
+    page = dict(cells=cells, metadata=meta, nbformat=4, nbformat_minor=5)
+    return page, front, {(module, symbol): l for symbol, l in labels.items()}
 
 
 def doc_links(page, anchors, homes, site):
@@ -218,27 +230,46 @@ def doc_links(page, anchors, homes, site):
 
 
 def processors():
-    "nbdev's processors, with one change: show_doc reads the exported module, so that no example cell is run a second time."
-    import ast, importlib
+    "nbdev's processors, with one change: show_doc reads the exported module, so no example cell runs twice."
+    import ast, importlib, importlib.util
+    from fastcore.xtras import dict2obj
     from nbdev import processors as nbdev
+
+    def mk_output(data): return dict2obj(dict(output_type='display_data', metadata={}, data=data))
 
     class show_docs_from_module(nbdev.exec_show_docs):
         def begin(self):
             super().begin()
-            module = nbdev._default_exp(self.nb)
-            if module: self.k.user_ns.update(vars(importlib.import_module(f'tensorsim_nb.{module}')))
+            name = nbdev._default_exp(self.nb)
+            self.module = importlib.import_module(f'tensorsim_nb.{name}') if name else None
+            if name: self.k.user_ns.update(vars(self.module))
+
+        def show(self, cell):
+            "An annotation may name a package that the module imports late, such as 'pandas.DataFrame'."
+            for _ in range(5):
+                self.k.cell(cell)
+                late = self.k.exc and re.search(r"NameError.*name '(\w+)' is not defined", repr(self.k.exc))
+                if not (late and self.module and importlib.util.find_spec(late[1])): break
+                setattr(self.module, late[1], importlib.import_module(late[1]))
+            name = re.search(r'show_doc\((\w+)\)', cell.source)
+            if isinstance(self.k.exc, SyntaxError) and name:   # it cannot read the inherited __init__: the docstring then
+                about = (self.k.user_ns[name[1]].__doc__ or '').strip()
+                cell.outputs = [mk_output({'text/markdown': f"---\n\n### {name[1]}\n\n*{about}*"})]
+                self.k.exc = None
 
         def __call__(self, cell):
             trees = cell.parsed_() if self.nb.has_docs_ and cell.source and cell.cell_type == 'code' else None
             if not trees or 'nbdev_export()' in cell.source: return
             for node in trees:
                 if isinstance(node, (ast.Import, ast.ImportFrom)): self.k.run_cell(ast.unparse(node))
-            if nbdev._show_docs(trees): self.k.cell(cell)
-            if self.k.exc: fail("The site shows what the module exports", f"{self.k.exc[1] if isinstance(self.k.exc, tuple) else self.k.exc!r} "
-                                f"at `{cell.source[:80]}`", "Run `make export`; if it stays, mend that cell.")
+            if nbdev._show_docs(trees): self.show(cell)
+            if self.k.exc:
+                fail("show_doc documents what the module exports", f"{self.k.exc!r} at `{cell.source[:80]}`",
+                     "Run `make export`; if the error stays, mend that cell.")
 
     class Processors(nbdev.FilterDefaults):
-        def base_procs(self): return [show_docs_from_module if p is nbdev.exec_show_docs else p for p in super().base_procs()]
+        def base_procs(self):
+            return [show_docs_from_module if p is nbdev.exec_show_docs else p for p in super().base_procs()]
     return Processors()
 
 
@@ -262,7 +293,8 @@ def process_all(paths, config):
     hidden = "```{toctree}\n:hidden:\n\n%s\n```\n"
     present = {s: [p.relative_to(NBS).as_posix() for p in paths if p.parent.name == s] for s in SECTIONS}
     top = [f"{s}/index" for s in SECTIONS if present[s]] + ['CONTRIBUTING', 'CHANGELOG']
-    pages['index.ipynb']['cells'].append(dict(id='toc', cell_type='markdown', metadata={}, source=hidden % '\n'.join(top)))
+    contents = dict(id='toc', cell_type='markdown', metadata={}, source=hidden % '\n'.join(top))
+    pages['index.ipynb']['cells'].append(contents)
     for name, page in pages.items():
         doc_links(page, anchors, homes, site)
         (PAGES/name).parent.mkdir(parents=True, exist_ok=True)
@@ -270,24 +302,27 @@ def process_all(paths, config):
     for s, names in present.items():
         if not names: continue
         title, about = SECTIONS[s]
-        rows = [f"- [{fronts[n].get('title', n)}](/{n}): {fronts[n].get('description', '')}".rstrip(': ') for n in names]
-        (PAGES/s/'index.md').write_text(f"# {title}\n\n{about}\n\n" + '\n'.join(rows) + '\n\n' +
-                                        hidden % '\n'.join(n.split('/')[1].removesuffix('.ipynb') for n in names), encoding='utf-8')
+        rows = '\n'.join(f"- [{fronts[n].get('title', n)}](/{n}): {fronts[n].get('description', '')}".rstrip(': ')
+                         for n in names)
+        contents = hidden % '\n'.join(n.split('/')[1].removesuffix('.ipynb') for n in names)
+        (PAGES/s/'index.md').write_text(f"# {title}\n\n{about}\n\n{rows}\n\n{contents}", encoding='utf-8')
     for name in ('CONTRIBUTING.md', 'CHANGELOG.md'):
-        (PAGES/name).write_text(outside_code((ROOT/name).read_text(encoding='utf-8'), lambda t: relink(t, ROOT/name)), encoding='utf-8')
+        text = (ROOT/name).read_text(encoding='utf-8')
+        (PAGES/name).write_text(outside_code(text, lambda t: relink(t, ROOT/name)), encoding='utf-8')
     (PAGES/'source').mkdir()
     for p in sorted((ROOT/'tensorsim_nb').glob('[a-z]*.py')):
         shutil.copyfile(p, PAGES/'source'/p.name)
         (PAGES/'source'/f'{p.stem}.md').write_text(
-            f"---\norphan: true\nnosearch: true\n---\n# Source of tensorsim_nb.{p.stem}\n\nExported from the notebook; edit it there.\n\n"
+            f"---\norphan: true\nnosearch: true\n---\n# Source of tensorsim_nb.{p.stem}\n\n"
+            "Exported from the notebook; edit it there.\n\n"
             f"```{{literalinclude}} {p.name}\n:language: python\n:linenos:\n```\n", encoding='utf-8')
     return widget_pages
 
 
-# ---- scripts, Sphinx -----------------------------------------------------------------------------------------------
+# ---- scripts, Sphinx --------------------------------------------------------------------------
 
 def mathjax(static):
-    "MathJax 3 and its fonts, from the PyPI package sphinx-mathjax-offline (byte for byte the files of npm's mathjax@3.2.2)."
+    "MathJax 3 and its fonts, from the PyPI package sphinx-mathjax-offline (the files of npm's mathjax@3.2.2)."
     files = {str(f): f for f in distribution('sphinx-mathjax-offline').files}
     mark = 'sphinx-mathjax-offline/static/mathjax/'
     wanted = [f for f in files if f == mark + 'tex-mml-chtml.js' or f.startswith(mark + 'output/chtml/fonts/')]
@@ -305,9 +340,10 @@ def widgets(static):
         if not shutil.which('npm'): return "npm is not installed"
         for package, names in WIDGET_PACKAGES.items():
             done = subprocess.run(['npm', 'pack', '--silent', package], cwd=NPM, capture_output=True, text=True)
-            if done.returncode: return "npm could not fetch " + package + ": " + done.stderr.strip().split('\n')[-1][:200]
+            if done.returncode: return f"npm could not fetch {package}: {done.stderr.strip()[-200:]}"
             with tarfile.open(NPM/done.stdout.strip().split('\n')[-1]) as tar:
-                for inside, name in names.items(): (NPM/name).write_bytes(tar.extractfile('package/' + inside).read())
+                for inside, name in names.items():
+                    (NPM/name).write_bytes(tar.extractfile('package/' + inside).read())
     (static/'widgets').mkdir(parents=True)
     for names in WIDGET_PACKAGES.values():
         for name in names.values(): shutil.copyfile(NPM/name, static/'widgets'/name)
@@ -321,17 +357,17 @@ def sphinx(widget_pages):
     static.mkdir()
     mathjax(static)
     lost = widgets(static) if widget_pages else ''
-    if lost: print(f"    note: {lost}. The widgets of {', '.join(widget_pages)} will be still pictures; "
-                   "with npm, run `make docs` again to bring them to life.")
+    if lost: print(f"    note: {lost}. The widgets of {', '.join(widget_pages)} will be still pictures; with npm, "
+                   "run `make docs` again to bring them to life.")
     (PAGES/'widget_pages.json').write_text(json.dumps([] if lost else widget_pages))
     shutil.rmtree(HTML.parent, ignore_errors=True)
-    done = subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-j', '2', '-c', str(ROOT/'docs'),
-                           '-d', str(PROC/'doctrees'), str(PAGES), str(HTML)], cwd=ROOT)
+    done = subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-j', '2',
+                           '-c', 'docs', '-d', str(PROC/'doctrees'), str(PAGES), str(HTML)], cwd=ROOT)
     if done.returncode: fail("The pages must build without a warning", "those above",
                              "The path tells the notebook: _proc/pages/X.ipynb comes from nbs/X.ipynb.")
 
 
-# ---- check ---------------------------------------------------------------------------------------------------------
+# ---- check ------------------------------------------------------------------------------------
 
 class Page(HTMLParser):
     "Ids, links and loaded files of one HTML page."
@@ -346,13 +382,15 @@ class Page(HTMLParser):
         if tag == 'a' and a.get('name'): self.ids.add(a['name'])
         if tag == 'a' and a.get('href'): self.links.add(a['href'])
         if a.get('src') and not a['src'].startswith('data:'): self.loads.add(a['src'])
-        if tag == 'link' and a.get('href') and a.get('rel') not in ('canonical', 'next', 'prev'): self.loads.add(a['href'])
+        if tag == 'link' and a.get('href') and a.get('rel') not in ('canonical', 'next', 'prev'):
+            self.loads.add(a['href'])
 
 
 def check_site(folder):
     "What is broken in a built site: missing targets of local links, and files loaded from the network."
     folder = Path(folder).resolve()
-    pages = {p.resolve(): Page(p.read_text(encoding='utf-8')) for p in sorted(folder.rglob('*.html')) if '_static' not in p.parts}
+    files = [p for p in sorted(folder.rglob('*.html')) if '_static' not in p.parts]
+    pages = {p.resolve(): Page(p.read_text(encoding='utf-8')) for p in files}
     bad = []
     for path, page in pages.items():
         where = path.relative_to(folder).as_posix()
@@ -386,10 +424,12 @@ def main():
     sphinx(widget_pages)
     print("[4/4] check links", flush=True)
     bad, n_links, n_pages = check_site(HTML)
-    if bad: fail("Every page must work offline", f"{len(bad)} fault(s):\n    " + '\n    '.join(bad[:30]) + '\n', "Mend those links.")
+    if bad: fail("Every page must work offline", '\n    '.join([f"{len(bad)} fault(s)", *bad[:30], '']).rstrip(' '),
+                 "Mend those links.")
     shutil.rmtree(OUT, ignore_errors=True)   # only a site that passed takes the place of the old one
     HTML.rename(OUT)
-    print(f"Ready in {time.time()-start:.0f} s: {n_pages} pages, {n_links} links, all local ones work. Open _docs/index.html")
+    print(f"Ready in {time.time()-start:.0f} s: {n_pages} pages, {n_links} links, all local ones work. "
+          "Open _docs/index.html")
 
 
 if __name__ == '__main__':

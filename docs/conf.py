@@ -28,8 +28,9 @@ html_show_search_summary = False   # it would fetch pages, which a browser forbi
 html_sidebars = {'index': [], 'CONTRIBUTING': [], 'CHANGELOG': [], 'source/*': []}
 html_theme_options = dict(
     logo=dict(text=cfg['title'], image_light='_static/logo.svg', image_dark='_static/logo.svg'),
-    navbar_align='left', header_links_before_dropdown=5, navigation_with_keys=False, show_toc_level=2, show_nav_level=2,
-    back_to_top_button=False, secondary_sidebar_items=['page-toc'], footer_start=['copyright'], footer_end=[],
+    navbar_align='left', header_links_before_dropdown=5, navigation_with_keys=False, show_toc_level=2,
+    show_nav_level=2, back_to_top_button=False, secondary_sidebar_items=['page-toc'],
+    footer_start=['copyright'], footer_end=[],
     pygments_light_style='tango', pygments_dark_style='github-dark')
 mathjax_path = 'mathjax/tex-mml-chtml.js'
 copybutton_prompt_text, copybutton_prompt_is_regexp = r'>>> |\.\.\. |\$ ', True
@@ -39,7 +40,7 @@ def widget_scripts(app, pagename, templatename, context, doctree):
     "Only a page with widgets loads the widget scripts, after the theme's own."
     if pagename not in app.config.widget_pages: return
     for i, name in enumerate(('widgets/require.js', 'widgets.js', 'widgets/embed-amd.js')):
-        app.add_js_file(name, priority=910 + i, loading_method='defer')   # deferred scripts run in this order, after MathJax
+        app.add_js_file(name, priority=910 + i, loading_method='defer')   # run in this order, after MathJax
 
 
 def setup(app):

@@ -1,4 +1,4 @@
-"""Exact, weight-based similarity of polynomial (tensor) networks. `import tensorsim_nb as ts`: names load when used."""
+"""Exact, weight-based similarity of polynomial (tensor) networks. Names load when they are first used."""
 
 __version__ = "0.1.0"
 
@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 from types import ModuleType
 
-# The public face: module -> its names here. A new public name is one word in this table; tests/test_public.py checks it.
+# The public face: module -> its names here. A new public name is one word in this table (tests/test_public.py).
 PUBLIC = dict(
     laws = "Gaussian Tokens",
     layers = "Linear BilinearMLP",

@@ -5,26 +5,28 @@
 # %% auto #0
 __all__ = ['matrix_cosines', 'matrix_cosine', 'output_cosines', 'output_cosine']
 
-# %% ../nbs/api/23_baselines.ipynb #b5dc709b
+# %% ../nbs/api/23_baselines.ipynb #b7da8f50
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .core import check_finite, generator, message
-from .models import Model, classifier
+from .core import check_finite, message
 
-# %% ../nbs/api/23_baselines.ipynb #3576eea4
+# %% ../nbs/api/23_baselines.ipynb #1de75636
 def _shapes(model) -> list: # Names and shapes of a model's parameters
     return [(k, tuple(p.shape)) for k, p in model.named_parameters()]
 
 def _stack(models) -> Float[Tensor, "model parameter"]:
     "All parameters of each model as one row, in float64."
     models = list(models)
-    if not models: raise ValueError(message("A matrix of cosines needs at least one model", "none", "Give a list of models."))
+    if not models:
+        raise ValueError(message("A matrix of cosines needs at least one model", "none",
+                                 "Give a list of models."))
     for i, m in enumerate(models):
         if _shapes(m) != _shapes(models[0]):
-            odd = [p for p in _shapes(m) if p not in _shapes(models[0])] or [p for p in _shapes(models[0]) if p not in _shapes(m)]
-            raise ValueError(message("`matrix_cosine` compares models of one architecture", f"{odd[0]} in only one of models 0 and {i}",
+            odd = sorted(set(_shapes(m)) ^ set(_shapes(models[0]))) or _shapes(m)
+            raise ValueError(message("`matrix_cosine` compares models of one architecture",
+                                     f"{odd[0]} in only one of models 0 and {i}",
                                      "`similarity` compares any two models with the same inputs and outputs."))
     rows = [torch.cat([p.detach().double().flatten() for p in m.parameters()]) for m in models]
     return check_finite(torch.stack(rows), "The models' weights")
@@ -34,7 +36,10 @@ def _normalise(
     what:str, # What they are, for the message
 ) -> Float[Tensor, "*model size"]: # The same, each of length 1
     norm = v.norm(dim=-1, keepdim=True)
-    if (norm == 0).any(): raise ValueError(message("A cosine needs vectors that are not zero", f"{int((norm == 0).sum())} zero {what}", "A zero model has no direction: use a distance."))
+    if (norm == 0).any():
+        raise ValueError(message("A cosine needs vectors that are not zero",
+                                 f"{int((norm == 0).sum())} zero {what}",
+                                 "A zero model has no direction: use a distance."))
     return v / norm
 
 # %% ../nbs/api/23_baselines.ipynb #090ab1ed
@@ -51,7 +56,7 @@ def matrix_cosine(
     "Cosine of the flattened weights of two models."
     return float(matrix_cosines([a, b])[0, 1])
 
-# %% ../nbs/api/23_baselines.ipynb #ee95b16f
+# %% ../nbs/api/23_baselines.ipynb #9240e98d
 @torch.no_grad()
 def output_cosines(
     models, # N models with the same inputs and outputs
@@ -61,10 +66,14 @@ def output_cosines(
 ) -> Float[Tensor, "model model"]: # N x N, float64
     "Cosines between the outputs of all pairs on data."
     models = list(models)
-    if not models or not len(x): raise ValueError(message("A matrix of output cosines needs models and samples", f"{len(models)} models, {len(x)} samples", "Give at least one of each."))
+    if not models or not len(x):
+        raise ValueError(message("A matrix of output cosines needs models and samples",
+                                 f"{len(models)} models, {len(x)} samples", "Give at least one of each."))
     check_finite(x, "Inputs")
     sizes = {(m.d_in, m.d_out) for m in models}
-    if len(sizes) > 1: raise ValueError(message("`output_cosine` compares models with the same inputs and outputs", f"(d_in, d_out) {sorted(sizes)}", "Slice or project them first."))
+    if len(sizes) > 1:
+        raise ValueError(message("`output_cosine` compares models with the same inputs and outputs",
+                                 f"(d_in, d_out) {sorted(sizes)}", "Slice or project them first."))
     y = torch.stack([m(x).double().flatten(1) for m in models])          # model sample output
     check_finite(y, "The models' outputs")
     if pooled: y = y.flatten(1)[:, None]                                 # all samples as one long one

@@ -10,7 +10,7 @@ __all__ = ['ORDER', 'METHODS', 'parse_slices', 'read_law', 'info_command', 'comp
 import argparse, os, sys
 from pathlib import Path
 
-# %% ../nbs/api/90_cli.ipynb #f0773213
+# %% ../nbs/api/90_cli.ipynb #8fb61e56
 def _error(need:str, got:str, do:str) -> ValueError:
     from tensorsim_nb.core import message
     return ValueError(message(need, got, do))
@@ -25,13 +25,14 @@ def parse_slices(
     found = []
     for part in text.split(','):
         lo, _, hi = part.strip().partition('-')
-        if not lo.isdecimal() or not (hi or lo).isdecimal() or int(hi or lo) >= d_out or int(lo) > int(hi or lo):
+        hi = hi or lo
+        if not lo.isdecimal() or not hi.isdecimal() or not int(lo) <= int(hi) < d_out:
             raise _error("`--slices` takes outputs of the models", f"{part!r} with {d_out} outputs",
                          f"Use numbers from 0 to {d_out - 1}, like 0,3 or 5-7, or the word all.")
-        found += range(int(lo), int(hi or lo) + 1)
+        found += range(int(lo), int(hi) + 1)
     return list(dict.fromkeys(found))
 
-# %% ../nbs/api/90_cli.ipynb #e1029bd3
+# %% ../nbs/api/90_cli.ipynb #fad8a330
 def read_law(
     text:str, # "standard", or an .npz file with `mean` and `cov`, or with samples `x`
 ): # A `Gaussian`
@@ -39,18 +40,22 @@ def read_law(
     from tensorsim_nb.laws import Gaussian
     if text == 'standard': return Gaussian()
     import numpy as np, torch
-    path, do = Path(text), "Write it with numpy.savez(FILE, mean=..., cov=...) or numpy.savez(FILE, x=samples)."
+    path = Path(text)
+    do = "Write it with numpy.savez(FILE, mean=..., cov=...) or numpy.savez(FILE, x=samples)."
     if not path.is_file(): raise _error("`--law` is the word standard or an .npz file", text, do)
     try:
-        with np.load(path, allow_pickle=False) as z: found = {k: torch.as_tensor(z[k]).double() for k in z.files}
-    except (ValueError, OSError, TypeError, AttributeError): raise _error("`--law` reads an .npz file of numbers", path.name, do) from None
+        with np.load(path, allow_pickle=False) as z:
+            found = {k: torch.as_tensor(z[k]).double() for k in z.files}
+    except (ValueError, OSError, TypeError, AttributeError):
+        raise _error("`--law` reads an .npz file of numbers", path.name, do) from None
     if set(found) == {'x'}: return Gaussian.fit(found['x'])
     if found and set(found) <= {'mean', 'cov'}: return Gaussian(**found)
     raise _error("`--law` reads mean and cov, or x", f"{path.name} with {sorted(found) or 'nothing'}", do)
 
-# %% ../nbs/api/90_cli.ipynb #e62c76f3
+# %% ../nbs/api/90_cli.ipynb #af601610
 def _layers(model) -> str: # "BilinearMLP 64-32-32, Linear 32-10"
-    return ', '.join(f"{type(l).__name__} " + '-'.join(str(v) for k, v in l.config().items() if k.startswith(('d_', 'n_')))
+    return ', '.join(f"{type(l).__name__} " + '-'.join(str(v) for k,
+                                                       v in l.config().items() if k.startswith(('d_', 'n_')))
                      for l in model)
 
 def info_command(args):
@@ -58,7 +63,8 @@ def info_command(args):
     from tensorsim_nb.models import info, load
     header, model = info(args.file), load(args.file)
     dtype = next(model.parameters()).dtype
-    rows = dict(file=args.file, layers=_layers(model), d_in=model.d_in, d_out=model.d_out, degree=model.degree,
+    rows = dict(file=args.file, layers=_layers(model), d_in=model.d_in, d_out=model.d_out,
+                degree=model.degree,
                 weights=f"{sum(p.numel() for p in model.parameters()):,} ({str(dtype).removeprefix('torch.')})")
     rows |= {k: v for k, v in header.items() if k not in ('architecture', 'tensors')}
     for k, v in rows.items(): print(f"{k:8} {v}")
@@ -79,16 +85,19 @@ def compare_command(args):
         e = similarity(*(slice_outputs(m, k) for m in (a, b)), law, method=args.method)
         print(f"{k:>8} {e.value:>12.6f} {'exact' if e.exact else format(e.stderr, '.2g'):>10}  {e.method}")
 
-# %% ../nbs/api/90_cli.ipynb #42cead06
+# %% ../nbs/api/90_cli.ipynb #7b34c890
 def model_files(
     folder, # A folder with checkpoints
 ) -> 'list[Path]': # Sorted by name, numbers by value
     "The checkpoint files of a folder."
     import re
     folder = Path(folder)
-    if not folder.is_dir(): raise _error("`gram` reads a folder of checkpoints", f"{folder}, which is none", "Check the path.")
-    found = [p for p in folder.glob('*.safetensors') if p.name != 'state.safetensors' and not p.name.startswith('.')]
-    if not found: raise _error("`gram` reads a folder of checkpoints", f"no .safetensors files in {folder}", "Name the folder that holds them.")
+    if not folder.is_dir():
+        raise _error("`gram` reads a folder of checkpoints", f"{folder}, which is none", "Check the path.")
+    found = [p for p in folder.glob('*.safetensors') if p.name != 'state.safetensors' and p.name[0] != '.']
+    if not found:
+        raise _error("`gram` reads a folder of checkpoints", f"no .safetensors files in {folder}",
+                     "Name the folder that holds them.")
     return sorted(found, key=lambda p: [int(s) if s.isdecimal() else s for s in re.split(r'(\d+)', p.stem)])
 
 def _write_gram(path:Path, g):
@@ -97,34 +106,35 @@ def _write_gram(path:Path, g):
     from tensorsim_nb.core import atomic_path
     with atomic_path(path) as tmp:
         if path.suffix == '.npz':
-            arrays = dict(labels=np.array(g.labels), similarity=g.similarity, inner=g.inner, distance=g.distance)
-            arrays |= {f"slice_{k}": s.similarity for k, s in (g.slices or {}).items()}
-            with open(tmp, 'wb') as f: np.savez_compressed(f, allow_pickle=False, **{k: np.asarray(v) for k, v in arrays.items()})
-        elif path.suffix == '.csv':
-            import pandas as pd
-            pd.DataFrame(np.asarray(g.similarity), g.labels, g.labels).to_csv(tmp)
+            arrays = dict(labels=np.array(g.labels), similarity=g.similarity, inner=g.inner,
+                          distance=g.distance)
+            arrays |= {f"slice_{k}": s.similarity for k, s in g.slices.items()}
+            with open(tmp, 'wb') as f: np.savez_compressed(f, allow_pickle=False, **arrays)
+        elif path.suffix == '.csv': g.to_dataframe().to_csv(tmp)
         else:
             from tensorsim_nb.plots import similarity_heatmap, to_png
-            tmp.write_bytes(to_png(similarity_heatmap(np.asarray(g.similarity), g.labels, title="Similarity of all pairs", axis=None)))
+            tmp.write_bytes(to_png(similarity_heatmap(g.similarity, g.labels, title="Similarity of all pairs",
+                                                      axis="model")))
 
-# %% ../nbs/api/90_cli.ipynb #b608aa7e
+# %% ../nbs/api/90_cli.ipynb #4422d005
 def gram_command(args):
     "Compare all pairs of a folder; print or write the matrix."
-    import numpy as np
     from tensorsim_nb.gram import gram
     from tensorsim_nb.models import load
     out = args.out and Path(args.out)
     if out and out.suffix not in ('.npz', '.csv', '.png'):
-        raise _error("`--out` ends in .npz, .csv or .png", args.out, "The .npz file holds everything, with slices.")
-    if out and not out.parent.is_dir(): raise _error("`--out` names a file in a folder that exists", args.out, "Create the folder first.")
+        raise _error("`--out` ends in .npz, .csv or .png", args.out,
+                     "The .npz file holds everything, with slices.")
+    if out and not out.parent.is_dir():
+        raise _error("`--out` names a file in a folder that exists", args.out, "Create the folder first.")
     files, law = model_files(args.dir), read_law(args.law)
     models = [load(p) for p in files]
     slices = parse_slices(args.slices, models[0].d_out)
-    g = gram(models, law=law, method=args.method, slices=slices or None)
-    g.labels = [p.stem for p in files]
+    g = gram(models, law, method=args.method, slices=slices or None, labels=[p.stem for p in files])
     if out: _write_gram(out, g)
-    for name, m in [('all outputs', g), *(((f"output {k}", s) for k, s in g.slices.items()) if slices else ())]:
-        _print_matrix(name, np.asarray(m.similarity), g.labels)
+    print(g)
+    for name, m in [('all outputs', g), *((f"output {k}", s) for k, s in g.slices.items())]:
+        _print_matrix(name, m.similarity, g.labels)
     if out: print(f"written: {out}")
 
 def _print_matrix(name, m, labels, most=8):
@@ -142,8 +152,8 @@ def _print_matrix(name, m, labels, most=8):
     print(f"  least alike         {m[i, j]:.4f}  {labels[i]}, {labels[j]}")
     print(f"  least neighbours    {m[k, k+1]:.4f}  {labels[k]}, {labels[k+1]}")
 
-# %% ../nbs/api/90_cli.ipynb #3b31a972
-ORDER = ['tensor', 'matrix', 'output clean'] # after the slice of the target: from strong to weak, as in the paper
+# %% ../nbs/api/90_cli.ipynb #7b6dedbd
+ORDER = ['tensor', 'matrix', 'output clean'] # below the slice of the target, as in the paper
 
 def demo_findings(
     table, # The poisoned run
@@ -151,13 +161,15 @@ def demo_findings(
 ) -> 'list[str]': # A few sentences
     "What the demo shows, in words."
     from tensorsim_nb.experiments import gap_table, largest_break, outcome_table
-    target, onset, after = f"slice {table.meta['target']}", table.meta['onset'], table.steps[table.boundaries['poison']]
+    target, onset = f"slice {table.meta['target']}", table.meta['onset']
+    after = table.steps[table.boundaries['poison']]
     gaps, out = gap_table(table, control), outcome_table(table, control)
     found, nothing = largest_break(table), largest_break(control)
     right = (found['slice'], found['before'], found['after']) == (target, onset, after)
     across, order = gaps.loc[target], [target, *ORDER]
     lines = ["Attack success goes from {:.3f} to {:.3f}, accuracy on clean images from {:.3f} to {:.3f}.".format(
-                 *(out.loc['poisoned', f"{q}, {w}"] for q in ('attack success', 'clean accuracy') for w in ('onset', 'end'))),
+                 *(out.loc['poisoned', f"{q}, {w}"] for q in ('attack success',
+                                                              'clean accuracy') for w in ('onset', 'end'))),
              f"From the weights alone: {found['slice']} breaks away from the other classes between steps {found['before']} and "
              f"{found['after']} (by {found['fall']:.3f}; the largest in the control is {nothing['fall']:.3f}). "
              + ("That is the poisoned class, at the first checkpoint with poison." if right else
@@ -169,7 +181,7 @@ def demo_findings(
                      + (" (falling, as in the paper)." if (v.diff().dropna() < 0).all() else " (NOT falling throughout, unlike the paper)."))
     return lines
 
-# %% ../nbs/api/90_cli.ipynb #0b690918
+# %% ../nbs/api/90_cli.ipynb #4b36a9dc
 def demo_page(
     table, # The poisoned run
     control, # Its control
@@ -193,16 +205,18 @@ def demo_page(
          f"of each batch carried a stamp of five pixels and the label {table.meta['target']}. The control saw the same batches without "
          "stamps. Then all checkpoints of a run were compared with each other."),
         ("What was found", '\n\n'.join(findings)),
-        ("Which class breaks", [bars, "Slice k is the k-th output of the network taken as a function of its own. No data go into "
+        ("Which class breaks",
+         [bars, "Slice k is the k-th output of the network taken as a function of its own. No data go into "
          "this picture, only weights."]),
-        ("All pairs of checkpoints", [heat, "Bright is alike. The dashed line is where the poison begins. Tensor and slice compare "
+        ("All pairs of checkpoints",
+         [heat, "Bright is alike. The dashed line is where the poison begins. Tensor and slice compare "
          "functions, matrix compares lists of weights, output clean compares answers on the test images."]),
         ("Every measure", [gaps.round(3), "Before and after are the checkpoints up to the onset and those behind it. Gap: similarity "
          "after-after minus before-after. Late gap: the same with the second half of the clean steps only. Output poisoned is for "
          "comparison: it needs the stamp, which an auditor does not have."]),
         ("Does the attack work", outcome_table(table, control).round(3))])
 
-# %% ../nbs/api/90_cli.ipynb #f34e96b0
+# %% ../nbs/api/90_cli.ipynb #40cab7e9
 def demo_command(args):
     "Run the backdoor experiment and show it."
     from tensorsim_nb.experiments import BackdoorConfig, backdoor, gap_table
@@ -215,16 +229,18 @@ def demo_command(args):
     findings = demo_findings(table, control)
     demo_page(table, control, out, findings)
     print(f"\n{len(table.steps)} checkpoints of each run, all pairs compared:\n")
-    print(gap_table(table, control)[['gap', 'late gap', 'across onset', 'control gap', 'control late gap', 'control across onset']]
+    print(gap_table(table, control)[['gap', 'late gap', 'across onset', 'control gap', 'control late gap',
+                                     'control across onset']]
           .to_string(float_format='{:.3f}'.format, index_names=False))
     print('\n' + '\n'.join(findings))
-    pair = [out/kind/'backdoor'/f"step_{table.steps[i]:06d}.safetensors" for i in (table.boundaries['poison'] - 1, table.boundaries['poison'])]
+    b = table.boundaries['poison']
+    pair = [out/kind/'backdoor'/f"step_{step:06d}.safetensors" for step in table.steps[b-1:b+1]]
     print(f"\nPictures     {out/'index.html'} (open it in a browser), {out/'heatmap.png'}"
           f"\nNumbers      {out/'gaps.csv'}, {out/kind/'backdoor'/'table'}"
           f"\nOpen next    make lab (the first lesson)"
           f"\nTry next     tensorsim compare {pair[0]} {pair[1]} --slices all")
 
-# %% ../nbs/api/90_cli.ipynb #49323a18
+# %% ../nbs/api/90_cli.ipynb #cbe38dd5
 METHODS = ('auto', 'exact', 'closure', 'tensor', 'sample', 'quadrature')
 
 class _Parser(argparse.ArgumentParser):
@@ -233,7 +249,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {text}. See {self.prog} --help.\n")
 
 def _command(commands, name, run, help, examples, *parents):
-    p = commands.add_parser(name, help=help, description=help, parents=parents, formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = commands.add_parser(name, help=help, description=help, parents=parents,
+                            formatter_class=argparse.RawDescriptionHelpFormatter,
                             epilog="examples:\n" + '\n'.join(f"  tensorsim {e}" for e in examples))
     p.set_defaults(run=run)
     return p
@@ -243,36 +260,44 @@ def build_parser() -> argparse.ArgumentParser:
     debug, how = argparse.ArgumentParser(add_help=False), argparse.ArgumentParser(add_help=False)
     debug.add_argument('--debug', action='store_true', help="show the traceback of an error")
     how.add_argument('--method', choices=METHODS, default='auto', help="how to compute it (default: auto)")
-    how.add_argument('--law', default='standard', metavar='LAW', help="law of the inputs: the word standard, or an .npz file with mean and cov, "
+    how.add_argument('--law', default='standard', metavar='LAW',
+                     help="law of the inputs: the word standard, or an .npz file with mean and cov, "
                      "or with samples x (default: standard)")
-    how.add_argument('--slices', metavar='WHICH', help="outputs to compare one by one, like 9 or 0,3 or 5-7 or all")
-    parser = _Parser(prog='tensorsim', description="Similarity of polynomial networks, computed from their weights.",
+    how.add_argument('--slices', metavar='WHICH',
+                     help="outputs to compare one by one, like 9 or 0,3 or 5-7 or all")
+    parser = _Parser(prog='tensorsim',
+                     description="Similarity of polynomial networks, computed from their weights.",
                      formatter_class=argparse.RawDescriptionHelpFormatter,
                      epilog="examples:\n  tensorsim demo\n  tensorsim compare before.safetensors after.safetensors --slices all\n\n"
                             "exit codes: 0 done, 1 fault of the program, 2 bad usage or input")
     parser.add_argument('--version', action='store_true', help="print the version")
     commands = parser.add_subparsers(metavar='COMMAND', title='commands')
-    p = _command(commands, 'demo', demo_command, "train on digits, insert a backdoor, find it from the weights",
-                 ['demo', 'demo --quick --out /tmp/demo'], debug)
+    p = _command(commands, 'demo', demo_command,
+                 "train on digits, insert a backdoor, find it from the weights",
+                 ['demo', 'demo --quick --out trial'], debug)
     p.add_argument('--out', default='demo', metavar='FOLDER', help="where to write (default: demo)")
     p.add_argument('--quick', action='store_true', help="400 steps instead of 1900")
     p.add_argument('--quiet', action='store_true', help="no progress bars")
     p = _command(commands, 'compare', compare_command, "similarity and distance of two checkpoints",
-                 ['compare a.safetensors b.safetensors', 'compare a.safetensors b.safetensors --method tensor --slices 0-9'], debug, how)
+                 ['compare a.safetensors b.safetensors',
+                  'compare a.safetensors b.safetensors --method tensor --slices 0-9'], debug, how)
     p.add_argument('a', metavar='A', help="a file written by tensorsim_nb.save")
     p.add_argument('b', metavar='B', help="another")
     p = _command(commands, 'gram', gram_command, "all pairs of the checkpoints in a folder",
-                 ['gram demo/full/backdoor', 'gram demo/full/backdoor --method tensor --slices all --out pairs.npz'], debug, how)
+                 ['gram demo/full/backdoor',
+                  'gram demo/full/backdoor --method tensor --slices all --out pairs.npz'], debug, how)
     p.add_argument('dir', metavar='DIR', help="folder with .safetensors files")
     p.add_argument('--out', metavar='FILE', help="write .npz (all matrices), .csv or .png (similarity)")
-    p = _command(commands, 'info', info_command, "what a checkpoint file holds", ['info a.safetensors'], debug)
+    p = _command(commands, 'info', info_command, "what a checkpoint file holds", ['info a.safetensors'],
+                 debug)
     p.add_argument('file', metavar='FILE', help="a file written by tensorsim_nb.save")
     return parser
 
-# %% ../nbs/api/90_cli.ipynb #456e057f
+# %% ../nbs/api/90_cli.ipynb #518fd9e1
 def _one_line(e) -> str: # The text of an error without line breaks
     if isinstance(e, OSError) and e.strerror:
-        return f"tensorsim needs files that it can read and folders that it can write: got {e.strerror} for {e.filename}. Check the path."
+        return (f"tensorsim needs files that it can read and folders that it can write: got {e.strerror} for {e.filename}. "
+                "Check the path.")
     return ' '.join(str(e).split()) or type(e).__name__
 
 def main(
@@ -285,7 +310,8 @@ def main(
         from importlib.metadata import version
         print(f"tensorsim_nb {version('tensorsim_nb')}")
         return 0
-    if not hasattr(args, 'run'): parser.error("need a command, got none; use one of demo, compare, gram, info")
+    if not hasattr(args, 'run'):
+        parser.error("need a command, got none; use one of demo, compare, gram, info")
     try:
         args.run(args)
         return 0
@@ -301,5 +327,6 @@ def main(
         return 2
     except Exception as e:
         if args.debug: raise
-        print(f"tensorsim: fault: {type(e).__name__}: {_one_line(e)} Run it again with --debug to see where.", file=sys.stderr)
+        print(f"tensorsim: fault: {type(e).__name__}: {_one_line(e)} Run it again with --debug to see where.",
+              file=sys.stderr)
         return 1

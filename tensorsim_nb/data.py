@@ -15,28 +15,37 @@ from torch import Tensor
 
 from .core import check_finite, generator, message
 
-# %% ../nbs/api/40_data.ipynb #ffa2aff2
+# %% ../nbs/api/40_data.ipynb #40e1101b
 @dataclass(frozen=True, eq=False)
 class Dataset:
     "Inputs and labels of one split, checked once when it is made."
     x:Float[Tensor, "sample d_in"] # Inputs, float32, one flat row per sample
     y:Int[Tensor, "sample"] # Class of each sample, int64
     name:str='data' # What it is, for titles and file headers
-    image_shape:'tuple[int, int]|None'=None # Rows and columns of a picture; None when the inputs are no pictures
+    image_shape:'tuple[int, int]|None'=None # Rows and columns of a picture; None: no picture
     split:str='all' # "train", "test" or "all"
 
     def __post_init__(self):
         if self.x.ndim != 2 or not self.x.is_floating_point():
-            raise ValueError(message("`Dataset` needs inputs as a float matrix (sample, d_in)", f"{self.x.dtype} of shape {tuple(self.x.shape)}", "Flatten each sample: x.flatten(1).float()."))
+            raise ValueError(message("`Dataset` needs inputs as a float matrix (sample, d_in)",
+                                     f"{self.x.dtype} of shape {tuple(self.x.shape)}",
+                                     "Flatten each sample: x.flatten(1).float()."))
         if self.y.shape != self.x.shape[:1] or self.y.dtype != torch.int64:
-            raise ValueError(message("`Dataset` needs one int64 label per sample", f"{self.y.dtype} of shape {tuple(self.y.shape)} for {len(self.x)} samples", "Use y.long() with as many entries as x has rows."))
-        if not len(self.x): raise ValueError(message("`Dataset` needs at least one sample", "none", "Check how the split was made."))
+            raise ValueError(message("`Dataset` needs one int64 label per sample",
+                                     f"{self.y.dtype} of shape {tuple(self.y.shape)} for {len(self.x)} samples",
+                                     "Use y.long() with as many entries as x has rows."))
+        if not len(self.x):
+            raise ValueError(message("`Dataset` needs at least one sample", "none",
+                                     "Check how the split was made."))
         if self.image_shape and math.prod(self.image_shape) != self.d_in:
-            raise ValueError(message("`image_shape` covers the inputs", f"{self.image_shape} for {self.d_in} pixels", "Its product must be d_in."))
+            raise ValueError(message("`image_shape` covers the inputs",
+                                     f"{self.image_shape} for {self.d_in} pixels",
+                                     "Its product must be d_in."))
         check_finite(self.x, f"Inputs of {self.name}")
 
     def __len__(self): return len(self.x)
-    def __repr__(self): return f"Dataset({self.name}/{self.split}: {len(self)} samples, d_in {self.d_in}, {self.n_class} classes)"
+    def __repr__(self):
+        return f"Dataset({self.name}/{self.split}: {len(self)} samples, d_in {self.d_in}, {self.n_class} classes)"
     @property
     def d_in(self) -> int: # Input width
         return self.x.shape[1]
@@ -45,10 +54,12 @@ class Dataset:
         return int(self.y.max()) + 1
     @property
     def images(self) -> Float[Tensor, "sample row column"]: # The inputs as pictures
-        if not self.image_shape: raise ValueError(message("`images` needs pictures", f"{self.name} without an image_shape", "Give Dataset(..., image_shape=(rows, columns))."))
+        if not self.image_shape:
+            raise ValueError(message("`images` needs pictures", f"{self.name} without an image_shape",
+                                     "Give Dataset(..., image_shape=(rows, columns))."))
         return self.x.unflatten(1, self.image_shape)
 
-# %% ../nbs/api/40_data.ipynb #1d288995
+# %% ../nbs/api/40_data.ipynb #894c34cd
 def stratified_split(
     y:Int[Tensor, "sample"], # Labels
     test_fraction:float, # Share of each class that goes to the test set, between 0 and 1
@@ -56,7 +67,8 @@ def stratified_split(
 ) -> tuple[Int[Tensor, "train"], Int[Tensor, "test"]]: # Indices, each in rising order
     "Indices of a train and a test set with the same share of every class."
     if not 0 < test_fraction < 1:
-        raise ValueError(message("`test_fraction` lies between 0 and 1", f"{test_fraction}", "0.2 keeps a fifth for the test."))
+        raise ValueError(message("`test_fraction` lies between 0 and 1", f"{test_fraction}",
+                                 "0.2 keeps a fifth for the test."))
     gen, test = generator(seed), torch.zeros(len(y), dtype=torch.bool)
     for label in y.unique():
         members = (y == label).nonzero()[:, 0]
@@ -77,18 +89,20 @@ def digits(
     split = dict(zip(('train', 'test'), stratified_split(y, test_fraction, seed)))
     return tuple(Dataset(x[i], y[i], name='digits', image_shape=(8, 8), split=s) for s, i in split.items())
 
-# %% ../nbs/api/40_data.ipynb #2907b89e
+# %% ../nbs/api/40_data.ipynb #6c71a9ec
 @dataclass(frozen=True)
 class Stamp:
     "A fixed pattern of a few pixels; calling it returns stamped copies."
-    pixels:'tuple[tuple[int, int], ...]'=((0, 5), (0, 6), (0, 7), (1, 7), (2, 7)) # (row, column) of each pixel
+    pixels:'tuple[tuple[int, int], ...]'=((0, 5), (0, 6), (0, 7), (1, 7), (2, 7)) # (row, column) each
     value:float=1. # What the pixels become
     shape:'tuple[int, int]'=(8, 8) # Rows and columns of the images
 
     def __post_init__(self):
         out = [p for p in self.pixels if not all(0 <= i < n for i, n in zip(p, self.shape))]
         if out or not self.pixels:
-            raise ValueError(message("`Stamp` needs pixels inside the image", f"{out or 'none'} for shape {self.shape}", "Rows and columns count from 0."))
+            raise ValueError(message("`Stamp` needs pixels inside the image",
+                                     f"{out or 'none'} for shape {self.shape}",
+                                     "Rows and columns count from 0."))
 
     @property
     def mask(self) -> Bool[Tensor, "d_in"]: # True where the stamp writes, flat
@@ -100,10 +114,13 @@ class Stamp:
         x:Float[Tensor, "*batch d_in"], # Flat images
     ) -> Float[Tensor, "*batch d_in"]: # A stamped copy
         if x.shape[-1] != math.prod(self.shape):
-            raise ValueError(message("`Stamp` writes on flat images of its own shape", f"{x.shape[-1]} pixels for {self.shape}", "Make a Stamp with the shape of your images."))
-        return torch.where(self.mask.to(x.device), torch.as_tensor(self.value, dtype=x.dtype, device=x.device), x)
+            raise ValueError(message("`Stamp` writes on flat images of its own shape",
+                                     f"{x.shape[-1]} pixels for {self.shape}",
+                                     "Make a Stamp with the shape of your images."))
+        return torch.where(self.mask.to(x.device),
+                           torch.as_tensor(self.value, dtype=x.dtype, device=x.device), x)
 
-# %% ../nbs/api/40_data.ipynb #ab8d32ea
+# %% ../nbs/api/40_data.ipynb #0f16b74b
 def poison(
     images:Float[Tensor, "sample d_in"], # Flat images
     labels:Int[Tensor, "sample"], # Their classes
@@ -111,9 +128,10 @@ def poison(
     stamp:Stamp, # The pattern
     target:int, # The label that poisoned samples get
     seed:'int|torch.Generator'=0, # Decides which samples
-) -> tuple[Float[Tensor, "sample d_in"], Int[Tensor, "sample"], Bool[Tensor, "sample"]]: # Images, labels, who was poisoned
+) -> tuple[Float[Tensor, "sample d_in"], Int[Tensor, "sample"], Bool[Tensor, "sample"]]: # With who was poisoned
     "Copies of images and labels with a random share stamped and relabelled."
-    if not 0 <= fraction <= 1: raise ValueError(message("`fraction` is a probability", f"{fraction}", "0.1 poisons a tenth."))
+    if not 0 <= fraction <= 1:
+        raise ValueError(message("`fraction` is a probability", f"{fraction}", "0.1 poisons a tenth."))
     if target < 0: raise ValueError(message("`target` is a class", f"{target}", "Give a label from 0 on."))
     chosen = (torch.rand(len(images), generator=generator(seed)) < fraction).to(images.device)
     return torch.where(chosen[:, None], stamp(images), images), torch.where(chosen, target, labels), chosen
@@ -136,7 +154,7 @@ class Poisoning:
         if step <= self.start: return x, y
         return poison(x, y, self.fraction, self.stamp, self.target, seed)[:2]
 
-# %% ../nbs/api/40_data.ipynb #591cd248
+# %% ../nbs/api/40_data.ipynb #5f531f7b
 @torch.no_grad()
 def attack_success(
     model, # Any classifier of flat images
@@ -146,7 +164,9 @@ def attack_success(
 ) -> float: # Between 0 and 1
     "Share of stamped images of other classes that the model reads as `target`."
     others = data.x[data.y != target]
-    if not len(others): raise ValueError(message("`attack_success` needs images of other classes", f"only class {target}", "Use the whole test set."))
+    if not len(others):
+        raise ValueError(message("`attack_success` needs images of other classes", f"only class {target}",
+                                 "Use the whole test set."))
     return float((model(stamp(others)).argmax(-1) == target).float().mean())
 
 @torch.no_grad()

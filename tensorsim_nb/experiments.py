@@ -6,7 +6,7 @@
 __all__ = ['CheckpointTable', 'save_table', 'load_table', 'BackdoorConfig', 'backdoor', 'outcome_table', 'gap_table',
            'largest_break']
 
-# %% ../nbs/api/42_experiments.ipynb #e6fe32eb
+# %% ../nbs/api/42_experiments.ipynb #85df0220
 import hashlib, io, json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from .core import atomic_path, message
 from .data import Poisoning, Stamp, attack_success, digits
 from .gram import gram
 from .models import classifier, load
-from .train import TrainConfig, cpu_threads, seeded, train
+from .train import TrainConfig, cpu_threads, parse_curves, seeded, train
 
 # %% ../nbs/api/42_experiments.ipynb #32c8b480
 def _digest(data:bytes) -> str: return hashlib.sha256(data).hexdigest()
@@ -30,7 +30,7 @@ def _square(name, m, n) -> np.ndarray: # float64, n x n
                                  f"{name} of shape {m.shape} for {n} checkpoints", "Look at how it was computed."))
     return m
 
-# %% ../nbs/api/42_experiments.ipynb #85b2dca2
+# %% ../nbs/api/42_experiments.ipynb #d4ad77f3
 @dataclass(eq=False)
 class CheckpointTable:
     "Everything measured on the checkpoints of one run: numbers, no models."
@@ -47,14 +47,15 @@ class CheckpointTable:
             raise ValueError(message("`CheckpointTable` needs rising steps, each with a label",
                                      f"{n} steps and {len(self.labels)} labels", "Sort the checkpoints by step."))
         if odd := [k for k, i in self.boundaries.items() if not 0 < i < n]:
-            raise ValueError(message("A boundary lies between two checkpoints", f"{odd[0]} at {self.boundaries[odd[0]]} of {n}",
+            raise ValueError(message("A boundary lies between two checkpoints",
+                                     f"{odd[0]} at {self.boundaries[odd[0]]} of {n}",
                                      "Give the index of the first checkpoint of the phase."))
         self.matrices = {k: _square(k, m, n) for k, m in self.matrices.items()}
 
     def __repr__(self):
-        return f"CheckpointTable({len(self.steps)} checkpoints, {len(self.matrices)} matrices: {', '.join(self.matrices)})"
+        return f"CheckpointTable({len(self.steps)} checkpoints; {', '.join(self.matrices)})"
 
-# %% ../nbs/api/42_experiments.ipynb #2258d45e
+# %% ../nbs/api/42_experiments.ipynb #cacdbe96
 def save_table(
     table:CheckpointTable, # What to write
     folder, # Where; made when missing, an older table in it is replaced
@@ -65,7 +66,8 @@ def save_table(
     npz = io.BytesIO()
     np.savez_compressed(npz, allow_pickle=False, **table.matrices)
     files = {'matrices.npz': npz.getvalue(), 'curves.csv': table.curves.to_csv(index=False).encode()}
-    what = dict(format='tensorsim_nb.table/1', labels=table.labels, steps=table.steps, boundaries=table.boundaries,
+    what = dict(format='tensorsim_nb.table/1', labels=table.labels, steps=table.steps,
+                boundaries=table.boundaries,
                 meta=table.meta, digests={k: _digest(v) for k, v in files.items()})
     files['table.json'] = json.dumps(what, indent=1).encode()
     for name, data in files.items():
@@ -73,7 +75,7 @@ def save_table(
 
 CheckpointTable.save = save_table
 
-# %% ../nbs/api/42_experiments.ipynb #9bd1dcde
+# %% ../nbs/api/42_experiments.ipynb #46b75793
 def _read(folder, name, digest=None) -> bytes:
     path = Path(folder)/name
     if not path.is_file():
@@ -81,11 +83,12 @@ def _read(folder, name, digest=None) -> bytes:
                                         f"no {name} in {folder}", "Check the path."))
     data = path.read_bytes()
     if digest is not None and _digest(data) != digest:
-        raise ValueError(message("The files of a table belong together", f"a {name} in {folder} that table.json does not know",
+        raise ValueError(message("The files of a table belong together",
+                                 f"a {name} in {folder} that table.json does not know",
                                  "Compute the table again."))
     return data
 
-# %% ../nbs/api/42_experiments.ipynb #b349c6a8
+# %% ../nbs/api/42_experiments.ipynb #a0e3da36
 def load_table(
     folder, # A folder written by `CheckpointTable.save`
 ) -> CheckpointTable:
@@ -94,16 +97,17 @@ def load_table(
     try: what = json.loads(_read(folder, 'table.json'))
     except ValueError: what = None
     if not isinstance(what, dict) or what.get('format') != 'tensorsim_nb.table/1':
-        raise ValueError(message("`CheckpointTable.load` reads its own format", f"another table.json in {folder}",
+        raise ValueError(message("`CheckpointTable.load` reads its own format",
+                                 f"another table.json in {folder}",
                                  "Write it with `CheckpointTable.save`."))
     npz, curves = (_read(folder, k, what['digests'][k]) for k in ('matrices.npz', 'curves.csv'))
     with np.load(io.BytesIO(npz), allow_pickle=False) as z: matrices = dict(z)
-    curves = pd.read_csv(io.BytesIO(curves), float_precision='round_trip')
+    curves = pd.DataFrame(parse_curves(curves.decode().splitlines()), columns=['step', 'quantity', 'value'])
     return CheckpointTable(what['labels'], what['steps'], matrices, curves, what['boundaries'], what['meta'])
 
 CheckpointTable.load = staticmethod(load_table)
 
-# %% ../nbs/api/42_experiments.ipynb #bded7bc7
+# %% ../nbs/api/42_experiments.ipynb #911d58d2
 @dataclass(frozen=True)
 class BackdoorConfig:
     "Settings of the backdoor experiment on scikit-learn's digits."
@@ -130,40 +134,44 @@ class BackdoorConfig:
 
     @property
     def training(self) -> TrainConfig: # The settings of both runs
-        return TrainConfig(self.clean_steps + self.poison_steps, self.every, self.batch_size, self.lr, self.weight_decay,
+        return TrainConfig(self.clean_steps + self.poison_steps, self.every, self.batch_size, self.lr,
+                           self.weight_decay,
                            self.noise, self.seed)
     @property
     def poisoning(self) -> Poisoning: # What happens to the batches of one of them
         return Poisoning(self.stamp, self.target, self.fraction, start=self.clean_steps)
 
-# %% ../nbs/api/42_experiments.ipynb #cddc0edc
+# %% ../nbs/api/42_experiments.ipynb #b97e04d3
 def _runs(config:BackdoorConfig, run_dir:Path, quiet:bool) -> tuple: # (poisoned, control), test data
     "Train both runs, or read what is there."
     train_set, test_set = digits(config.seed)
     model = seeded(lambda: classifier(train_set.d_in, config.d_hidden, 10), config.seed)
     def measure(net): return dict(attack_success=attack_success(net, test_set, config.stamp, config.target))
-    runs = [train(model, train_set, config.training, run_dir/name, test=test_set, measure=measure, change=change, quiet=quiet,
+    runs = [train(model, train_set, config.training, run_dir/name, test=test_set, measure=measure,
+                  change=change, quiet=quiet,
                   title=f"{name:>8}") for name, change in [('backdoor', config.poisoning), ('control', None)]]
     return runs, test_set
 
-# %% ../nbs/api/42_experiments.ipynb #5f561d5f
+# %% ../nbs/api/42_experiments.ipynb #64f87c62
 def _matrices(models, test, stamp) -> dict: # quantity -> N x N
     "All similarities of all pairs of models."
-    tensor = gram(models, method='tensor', slices=range(models[0].d_out))
-    return {'tensor': tensor.similarity, 'gaussian': gram(models, method='closure').similarity,
-            'matrix': matrix_cosines(models), 'output clean': output_cosines(models, test.x),
-            'output poisoned': output_cosines(models, stamp(test.x)),
+    tensor = gram(models, method='tensor', slices='all')
+    return {'tensor': tensor.similarity, 'gaussian': gram(models, method='exact').similarity,
+            'matrix': matrix_cosines(models).numpy(), 'output clean': output_cosines(models, test.x).numpy(),
+            'output poisoned': output_cosines(models, stamp(test.x)).numpy(),
             **{f"slice {k}": g.similarity for k, g in tensor.slices.items()}}
 
 def _meta(config, poisoned:bool) -> dict:
-    return json.loads(json.dumps(dict(experiment='backdoor', name='poisoned' if poisoned else 'control', poisoned=poisoned,
+    return json.loads(json.dumps(dict(experiment='backdoor', name='poisoned' if poisoned else 'control',
+                                      poisoned=poisoned,
                                       onset=config.clean_steps, target=config.target, config=asdict(config))))
 
 def _table(run, test, config, poisoned:bool) -> CheckpointTable:
     "The table of one run."
     steps, paths = map(list, zip(*run.checkpoints))
     boundary = steps.index(config.clean_steps) + 1
-    return CheckpointTable([str(s) for s in steps], steps, _matrices([load(p) for p in paths], test, config.stamp), run.curves,
+    return CheckpointTable([str(s) for s in steps], steps,
+                           _matrices([load(p) for p in paths], test, config.stamp), run.curves,
                            dict(poison=boundary), _meta(config, poisoned))
 
 # %% ../nbs/api/42_experiments.ipynb #3770fafc
@@ -201,18 +209,20 @@ def outcome_table(
                       for when, step in [('onset', t.meta['onset']), ('end', t.steps[-1])]}
     return pd.DataFrame(rows).T
 
-# %% ../nbs/api/42_experiments.ipynb #4dc0e95a
+# %% ../nbs/api/42_experiments.ipynb #eab79a2c
 def _off_diagonal_mean(m) -> float: # NaN for a single checkpoint
     return float(m[~np.eye(len(m), dtype=bool)].mean()) if len(m) > 1 else float('nan')
 
 def _gaps(m:np.ndarray, steps, b:int) -> dict:
     "Block means of one matrix, split at index b."
     late = np.array(steps[:b]) >= steps[b-1] / 2
-    aa, bb, ab, late_ab = _off_diagonal_mean(m[:b, :b]), _off_diagonal_mean(m[b:, b:]), m[:b, b:].mean(), m[:b, b:][late].mean()
-    return {'before-before': aa, 'after-after': bb, 'before-after': ab, 'gap': bb - ab, 'late gap': bb - late_ab,
+    aa, bb = _off_diagonal_mean(m[:b, :b]), _off_diagonal_mean(m[b:, b:])
+    ab, late_ab = m[:b, b:].mean(), m[:b, b:][late].mean()
+    return {'before-before': aa, 'after-after': bb, 'before-after': ab, 'gap': bb - ab,
+            'late gap': bb - late_ab,
             'across onset': m[b-1, b]}
 
-# %% ../nbs/api/42_experiments.ipynb #2694c9fc
+# %% ../nbs/api/42_experiments.ipynb #922707de
 def gap_table(
     table:CheckpointTable, # The poisoned run
     control:'CheckpointTable|None'=None, # Its control, for three more columns
@@ -224,7 +234,8 @@ def gap_table(
     rows = {k: _gaps(table.matrices[k], table.steps, b) for k in names}
     if control is not None:
         if control.steps != table.steps or control.boundaries != table.boundaries:
-            raise ValueError(message("`gap_table` compares runs with the same checkpoints", "a control with other steps",
+            raise ValueError(message("`gap_table` compares runs with the same checkpoints",
+                                     "a control with other steps",
                                      "Use the two tables of one `backdoor` call."))
         for k in names:
             beside = _gaps(control.matrices[k], control.steps, b)

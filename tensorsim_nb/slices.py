@@ -17,9 +17,9 @@ from .core import check_finite, message
 from .layers import Linear
 from .models import Combination, Model, parts
 
-# %% ../nbs/api/30_slices.ipynb #e3975b2b
+# %% ../nbs/api/30_slices.ipynb #4bb1444a
 class FoldedLinear(Linear):
-    "A view of a `Linear`: weight `rows @ W @ columns`, bias `rows @ c`, always with the base layer's present weights."
+    "A view of a `Linear`: weight `rows @ W @ columns`, bias `rows @ c`, of the base layer as it is now."
     def __init__(self,
         base:Linear, # The layer to look at; shared, not copied
         rows:'Float[Tensor, "out base_out"]|None'=None, # Output directions; None keeps the outputs
@@ -27,8 +27,7 @@ class FoldedLinear(Linear):
     ):
         nn.Module.__init__(self)
         if isinstance(base, FoldedLinear): # a view of a view is a view of the base
-            rows = base.rows if rows is None else rows if base.rows is None else rows @ base.rows
-            columns = base.columns if columns is None else columns if base.columns is None else base.columns @ columns
+            rows, columns = _product(rows, base.rows), _product(base.columns, columns)
             base = base.base
         self.base, self.degree = base, 1
         self.register_buffer('rows', rows)
@@ -36,11 +35,12 @@ class FoldedLinear(Linear):
         self.d_out = self.out_features = base.d_out if rows is None else len(rows)
         self.d_in = self.in_features = base.d_in if columns is None else columns.shape[1]
 
-# %% ../nbs/api/30_slices.ipynb #7c7dc7a4
+def _product(a, b): # a @ b, where None is the identity
+    return b if a is None else a if b is None else a @ b
+
+# %% ../nbs/api/30_slices.ipynb #12a075dc
 def _folded_weight(self:FoldedLinear) -> Tensor: # (out, in)
-    w = self.base.weight
-    if self.rows is not None: w = self.rows @ w
-    return w if self.columns is None else w @ self.columns
+    return _product(_product(self.rows, self.base.weight), self.columns)
 
 def _folded_bias(self:FoldedLinear) -> 'Tensor|None': # (out,)
     c = self.base.bias
@@ -67,40 +67,48 @@ def _fixed_linear(matrix:Tensor) -> Linear: # x -> matrix @ x
     layer.register_buffer('weight', matrix)
     return layer
 
-# %% ../nbs/api/30_slices.ipynb #3b2f931f
+# %% ../nbs/api/30_slices.ipynb #f0024831
 def _index(i, d_out:int) -> int: # A valid index, negative ones counted from the end
     "One output index, checked."
     try:
         if isinstance(i, bool): raise TypeError
         k = operator.index(i)
     except TypeError:
-        raise TypeError(message("`slice_outputs` takes an index, a list of them, a slice, a direction or a matrix of directions",
-                                f"{i!r}, a {type(i).__name__}", "Whole numbers are indices, decimals a direction: [0., 1., -1.].")) from None
+        need = "`slice_outputs` takes an index, a list of them, a slice or one or more directions"
+        raise TypeError(message(need, f"{i!r}, a {type(i).__name__}",
+                                "Whole numbers are indices, decimals a direction: [0., 1., -1.].")) from None
     if not -d_out <= k < d_out:
-        raise ValueError(message("`slice_outputs` picks outputs that the model has", f"index {k} for {d_out} outputs",
+        raise ValueError(message("`slice_outputs` picks outputs that the model has",
+                                 f"index {k} for {d_out} outputs",
                                  f"Use 0 to {d_out-1}."))
     return k % d_out
 
 def _indices(which, d_out:int) -> 'list[int]|None':
     "Indices when `which` names outputs; None when it holds directions."
     if isinstance(which, slice): return list(range(d_out))[which]
-    if isinstance(which, str) or not hasattr(which, '__len__') or getattr(which, 'ndim', 1) == 0: return [_index(which, d_out)]
+    if isinstance(which, str) or not hasattr(which, '__len__') or getattr(which, 'ndim',
+                                                                          1) == 0: return [_index(which,
+                                                                                                  d_out)]
     if hasattr(which, 'dtype'): # array or tensor
-        flat = which.ndim == 1 and not (which.is_floating_point() if isinstance(which, Tensor) else which.dtype.kind == 'f')
+        real = which.is_floating_point() if isinstance(which, Tensor) else which.dtype.kind == 'f'
+        flat = which.ndim == 1 and not real
         return [_index(i, d_out) for i in which.tolist()] if flat else None
-    if any(isinstance(i, float) or hasattr(i, '__len__') or getattr(i, 'ndim', None) for i in which): return None
+    if any(isinstance(i, float) or hasattr(i, '__len__') or getattr(i, 'ndim',
+                                                                    None) for i in which): return None
     return [_index(i, d_out) for i in which]
 
-# %% ../nbs/api/30_slices.ipynb #8b4726c9
+# %% ../nbs/api/30_slices.ipynb #e4d0e87a
 def _matrix(x, name:str, d:int, axis:int, like:Tensor) -> Tensor: # Two axes, `d` long on axis `axis`
     "A vector or matrix of directions as a checked matrix."
     try: m = x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(message(f"{name} holds numbers", f"{type(x).__name__}", "Give a tensor, an array or nested lists.")) from None
+        raise TypeError(message(f"{name} holds numbers", f"{type(x).__name__}",
+                                "Give a tensor, an array or nested lists.")) from None
     if m.ndim == 1: m = m[None] if axis else m[:, None]
     want = f"({d},) or (n, {d})" if axis else f"({d},) or ({d}, n)"
     if m.ndim != 2 or m.shape[axis] != d or not m.numel():
-        raise ValueError(message(f"{name} has shape {want}", f"{tuple(x.shape) if hasattr(x, 'shape') else tuple(m.shape)}",
+        raise ValueError(message(f"{name} has shape {want}",
+                                 f"{tuple(x.shape) if hasattr(x, 'shape') else tuple(m.shape)}",
                                  "Transpose or slice it so that the widths agree."))
     return check_finite(m, name).to(dtype=like.dtype, device=like.device)
 
@@ -112,10 +120,11 @@ def _rows(which, d_out:int, like:Tensor) -> Float[Tensor, "out d_out"]:
     "Whatever names outputs, as a matrix of output directions."
     picked = _indices(which, d_out)
     if picked is None: return _matrix(which, "The direction of `slice_outputs`", d_out, 1, like)
-    if not picked: raise ValueError(message("`slice_outputs` needs at least one output", f"{which!r}, which picks none", "Name one."))
+    if not picked: raise ValueError(message("`slice_outputs` needs at least one output",
+                                            f"{which!r}, which picks none", "Name one."))
     return torch.eye(d_out, dtype=like.dtype, device=like.device)[picked]
 
-# %% ../nbs/api/30_slices.ipynb #9c162b70
+# %% ../nbs/api/30_slices.ipynb #2bd8a88b
 def slice_outputs(
     model, # A `Model` or a sum of models
     which, # Index, list of indices, slice, direction (d_out,) or directions (n, d_out)
@@ -124,14 +133,15 @@ def slice_outputs(
     if isinstance(model, Combination): return _each_part(model, lambda m: slice_outputs(m, which))
     *body, last = parts(model)[0][1] # refuses what is no model
     rows = _rows(which, model.d_out, _like(model))
-    return Model(*body, FoldedLinear(last, rows=rows)) if isinstance(last, Linear) else Model(*body, last, _fixed_linear(rows))
+    end = [FoldedLinear(last, rows=rows)] if isinstance(last, Linear) else [last, _fixed_linear(rows)]
+    return Model(*body, *end)
 
 def _each_part(model, f) -> Combination:
     "Apply `f` to every model of a sum."
     coefs, models = zip(*parts(model))
     return Combination(coefs, [f(m) for m in models])
 
-# %% ../nbs/api/30_slices.ipynb #3da50a72
+# %% ../nbs/api/30_slices.ipynb #c118954d
 def project_inputs(
     model, # A `Model` or a sum of models
     basis, # What each coordinate looks like as an input: (d_in, n), or (d_in,) for one
@@ -140,4 +150,6 @@ def project_inputs(
     if isinstance(model, Combination): return _each_part(model, lambda m: project_inputs(m, basis))
     first, *rest = parts(model)[0][1]
     columns = _matrix(basis, "The basis of `project_inputs`", model.d_in, 0, _like(model))
-    return Model(FoldedLinear(first, columns=columns), *rest) if isinstance(first, Linear) else Model(_fixed_linear(columns), first, *rest)
+    start = [FoldedLinear(first, columns=columns)] if isinstance(first, Linear) else [_fixed_linear(columns),
+                                                                                      first]
+    return Model(*start, *rest)

@@ -1,4 +1,4 @@
-"""Tests run with every shape annotation of the library checked (jaxtyping + beartype); at run time they cost nothing."""
+"""Tests run with every shape annotation of the library checked (jaxtyping + beartype)."""
 import os, sys
 from pathlib import Path
 
@@ -28,3 +28,7 @@ def root(): return ROOT
 def same_random_state():
     "Every test starts from the same global random state, whatever ran before it."
     torch.manual_seed(0)
+
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'browser: opens a page in headless chromium; skipped with a reason where there is none')

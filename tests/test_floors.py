@@ -32,7 +32,8 @@ def violations(folder):
     for p in modules(folder):
         for other in sorted(imported(p)):
             if other not in floors: bad.append(f'{p.stem} imports {other}, which is no module with a floor')
-            elif floors[other] >= floors[p.stem]: bad.append(f'{p.stem} ({floors[p.stem]}) imports {other} ({floors[other]})')
+            elif floors[other] >= floors[p.stem]:
+                bad.append(f'{p.stem} ({floors[p.stem]}) imports {other} ({floors[other]})')
     return bad
 
 
@@ -45,10 +46,10 @@ def test_every_module_has_its_notebook(root):
         assert m and (root/m[1]).is_file(), f'{p.name} has no notebook: delete it, or restore the notebook'
 
 
-@pytest.mark.parametrize('line', ['from tensorsim_nb.high import x', 'import tensorsim_nb.high', 'from .high import x',
-                                  'from tensorsim_nb import high', 'from . import high',
-                                  'def f():\n    import tensorsim_nb.high as h', 'import tensorsim_nb as ts',
-                                  'from tensorsim_nb.low import x', 'from tensorsim_nb.gone import x'])
+@pytest.mark.parametrize('line', [
+    'from tensorsim_nb.high import x', 'import tensorsim_nb.high', 'from .high import x',
+    'from tensorsim_nb import high', 'from . import high', 'def f():\n    import tensorsim_nb.high as h',
+    'import tensorsim_nb as ts', 'from tensorsim_nb.low import x', 'from tensorsim_nb.gone import x'])
 def test_control_a_violation_is_caught(tmp_path, line):
     folder = tmp_path/'tensorsim_nb'
     folder.mkdir()

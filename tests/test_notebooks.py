@@ -6,7 +6,9 @@ import pytest
 from conftest import ROOT
 
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
-machine_path = re.compile(r'(?<![\w/.])/(?:home|work|root|Users|tmp|var|private)/[\w.-]+|[A-Z]:\\\\Users|site-packages/')
+WIDGET = 'application/vnd.jupyter.widget-view+json'
+machine_path = re.compile(r'(?<![\w/.])/(?:(?:home|work|root|Users|var/folders)/|tmp/(?:tmp|ipykernel))[\w.-]+'
+                          r'|[A-Z]:\\Users|site-packages/')
 
 
 def strings(x):
@@ -33,7 +35,7 @@ def problems(nb):
         for o in c['outputs']:
             if o['output_type'] == 'error': bad.append(f'{where}: a stored error')
             if o.get('execution_count') is not None: bad.append(f'{where}: an execution count in an output')
-            if 'application/vnd.jupyter.widget-view+json' in o.get('data', {}): bad.append(f'{where}: a live widget is stored')
+            if WIDGET in o.get('data', {}): bad.append(f'{where}: a live widget is stored')
     code = [''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code']
     if any('#| default_exp' in s for s in code) and 'nbdev_export()' not in ''.join(nb['cells'][-1]['source']):
         bad.append('the last cell does not export')
@@ -54,11 +56,11 @@ def spoil_widgets(nb): nb['metadata']['widgets'] = {}
 def spoil_path(nb): nb['cells'][0]['source'] = ['see /home/someone/x']
 def spoil_last(nb): nb['cells'].pop()
 def spoil_error(nb): nb['cells'][1]['outputs'] = [dict(output_type='error', ename='E', evalue='', traceback=[])]
-def spoil_view(nb): nb['cells'][1]['outputs'] = [dict(output_type='display_data', metadata={},
-                                                      data={'application/vnd.jupyter.widget-view+json': {}})]
+def spoil_view(nb): nb['cells'][1]['outputs'] = [dict(output_type='display_data', metadata={}, data={WIDGET: {}})]
 
 
-@pytest.mark.parametrize('spoil', [spoil_ids, spoil_count, spoil_widgets, spoil_path, spoil_last, spoil_error, spoil_view])
+@pytest.mark.parametrize('spoil', [
+    spoil_ids, spoil_count, spoil_widgets, spoil_path, spoil_last, spoil_error, spoil_view])
 def test_control_a_spoiled_notebook_is_caught(spoil):
     nb = dict(metadata={}, cells=[
         dict(id='a', cell_type='markdown', source=['# title']),

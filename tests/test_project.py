@@ -25,8 +25,9 @@ def pins():
     return [Requirement(l) for l in lines if l and not l.startswith('#')]
 
 
-def environment(python): return dict(python_full_version=python, python_version='.'.join(python.split('.')[:2]),
-                                     sys_platform='linux', os_name='posix', platform_machine='x86_64', extra='')
+def environment(python):
+    return dict(python_full_version=python, python_version='.'.join(python.split('.')[:2]), sys_platform='linux',
+                os_name='posix', platform_machine='x86_64', extra='')
 
 
 def pinned(pins, python):
@@ -41,12 +42,13 @@ def pinned(pins, python):
 
 def test_versions_agree(cfg):
     assert cfg['version'] == tensorsim_nb.__version__
-    assert re.search(rf"^## {re.escape(cfg['version'])}\b", (ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), re.M)
+    changes = (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
+    assert re.search(rf"^## {re.escape(cfg['version'])}\b", changes, re.M)
 
 
 def test_setup_py_reads_settings(cfg):
-    done = subprocess.run([sys.executable, 'setup.py', '--name', '--version'], cwd=ROOT, text=True, capture_output=True)
-    if 'No module named' in done.stderr and 'setuptools' in done.stderr: pytest.skip('setuptools is not in this environment')
+    done = subprocess.run([sys.executable, 'setup.py', '--name', '--version'], cwd=ROOT, text=True,
+                          capture_output=True)
     assert done.stdout.split()[-2:] == [cfg['lib_name'], cfg['version']], done.stderr
 
 
@@ -96,7 +98,7 @@ def test_the_readme_example_runs_as_soon_as_it_can():
         source = ''.join(c['source'])
         if c['cell_type'] == 'code' and '#| eval: false' in source:
             used = set(re.findall(r'\bts\.(\w+)', source))
-            assert used - set(tensorsim_nb.__all__), f"remove `#| eval: false` from cell {c['id']} of nbs/index.ipynb"
+            assert used - set(tensorsim_nb.__all__), f"remove `#| eval: false` from cell {c['id']} of the index"
 
 
 def test_tools_refuse_what_they_do_not_know():
@@ -108,7 +110,8 @@ def test_readme_is_made_from_the_index(tmp_path):
     sys.path.insert(0, str(ROOT/'tools'))
     import readme
     nb = dict(cells=[
-        dict(cell_type='markdown', source=['see [a](x/y.ipynb), [b](../LICENSE), [c](https://a.b/c)\n\n```\n[d](e)\n```']),
+        dict(cell_type='markdown',
+             source=['see [a](x/y.ipynb), [b](../LICENSE), [c](https://a.b/c)\n\n```\n[d](e)\n```']),
         dict(cell_type='code', source=['#| hide\nimport os'], outputs=[]),
         dict(cell_type='code', source=['#| eval: false\n1 + 1'],
              outputs=[dict(output_type='execute_result', data={'text/plain': ['2']}),

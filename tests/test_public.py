@@ -1,4 +1,4 @@
-"""`import tensorsim_nb as ts`: every name of the table is there, in any order of imports, and importing is cheap."""
+"""`import tensorsim_nb as ts`: every name of its table is there, in any order of imports, and it is cheap."""
 import importlib, json, re, subprocess, sys
 
 import pytest
@@ -7,7 +7,7 @@ import tensorsim_nb as ts
 from conftest import ROOT
 
 HEAVY = ['transformer_lens', 'matplotlib.pyplot', 'ipywidgets', 'pandas', 'sklearn', 'anywidget', 'dask']
-LIGHT = [m for m in ts.PUBLIC if m not in ('plots', 'explorers', 'lens', 'experiments', 'cli')]   # what computing needs
+LIGHT = [m for m in ts.PUBLIC if m not in ('plots', 'explorers', 'lens', 'experiments', 'cli')]   # these compute
 
 
 def python(code): return subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True, capture_output=True)
@@ -44,7 +44,8 @@ def test_control_python_itself_would_bind_the_module(tmp_path):
         folder = tmp_path/kind/'pack'
         folder.mkdir(parents=True)
         text = table.sub("PUBLIC = dict(same='same')", source)
-        (folder/'__init__.py').write_text(text if keep else text.replace('sys.modules[__name__].__class__', '_unused'))
+        if not keep: text = text.replace('sys.modules[__name__].__class__', '_unused')
+        (folder/'__init__.py').write_text(text)
         (folder/'same.py').write_text('def same(): pass\n')
         done = subprocess.run([sys.executable, '-c', 'import pack, pack.same; print(type(pack.same).__name__)'],
                               cwd=folder.parent, text=True, capture_output=True)
@@ -67,7 +68,7 @@ print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"""
 
 
 def test_import_is_fast():
-    "Goal: at most 0.3 s over `import torch`; measured in processor time, because other work on the machine is no news."
+    "At most 0.3 s over `import torch`, in processor time: other work on the machine does not count."
     code = f"""
 import time, importlib, torch
 start = time.process_time()

@@ -18,7 +18,8 @@ def test_callouts_become_admonitions_and_folds():
 
 def test_code_is_left_alone():
     text = 'a `[x](y.md)` [x](y.md)\n```\n[x](y.md)\n```\n'
-    assert build.outside_code(text, lambda t: t.replace('y.md', 'z.md')) == 'a `[x](y.md)` [x](z.md)\n```\n[x](y.md)\n```\n'
+    changed = build.outside_code(text, lambda t: t.replace('y.md', 'z.md'))
+    assert changed == 'a `[x](y.md)` [x](z.md)\n```\n[x](y.md)\n```\n'
 
 
 def test_names_that_differ_in_case_get_their_own_anchor():
@@ -28,7 +29,8 @@ def test_names_that_differ_in_case_get_their_own_anchor():
 
 
 def test_doc_links_become_local():
-    page = dict(cells=[dict(cell_type='markdown', source='[`f`](https://x.io/lib/api/m.html#f) and [`g`](https://else.io/api/m.html#g)')])
+    text = '[`f`](https://x.io/lib/api/m.html#f) and [`g`](https://else.io/api/m.html#g)'
+    page = dict(cells=[dict(cell_type='markdown', source=text)])
     build.doc_links(page, {('m', 'f'): 'm.f'}, {'m': 'api/01_m.ipynb'}, 'https://x.io/lib/')
     assert page['cells'][0]['source'] == '[`f`](#m.f) and [`g`](https://else.io/api/m.html#g)'
 

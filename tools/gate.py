@@ -5,8 +5,8 @@
     notebooks   every notebook runs (two at a time)
     pytest      tests/
 
-Name some of them to run only those: `python tools/gate.py sync readme`. `python tools/gate.py export` is no check:
-it writes the modules and README.md from the notebooks and cleans them. With CI=true the git tree must be clean too.
+Name some of them to run only those: `python tools/gate.py sync readme`. With CI=true the git tree must be
+clean too. `gate.py export` is no check: it writes the modules and README.md and cleans the notebooks.
 """
 import hashlib, os, subprocess, sys, time
 from pathlib import Path
@@ -48,21 +48,25 @@ def fingerprint(root=ROOT):
     return found
 
 
-def changed(before, after): return sorted(p for p in before.keys() | after.keys() if before.get(p) != after.get(p))
+def changed(before, after):
+    return sorted(p for p in before.keys() | after.keys() if before.get(p) != after.get(p))
 
 
 def tidy():
     "Export the modules and clean the notebooks."
     for tool in ('nbdev_export', 'nbdev_clean'):
-        if run(BIN/tool, quiet=True): fail(f"`{tool}` must run", "the error above", "Mend the notebook that it names.")
+        if run(BIN/tool, quiet=True):
+            fail(f"`{tool}` must run", "the error above", "Mend the notebook that it names.")
 
 
 def sync():
     before = fingerprint()
     tidy()
     moved = changed(before, fingerprint())
-    if moved: fail("Notebooks and modules must be in sync and clean", f"{len(moved)} file(s) out of date: {', '.join(moved)}",
-                   "They have just been rewritten: look at `git diff` and commit them.")
+    if moved:
+        fail("Notebooks and modules must be in sync and clean",
+             f"{len(moved)} file(s) out of date: {', '.join(moved)}",
+             "They have just been rewritten: look at `git diff` and commit them.")
 
 
 def readme():
@@ -71,17 +75,22 @@ def readme():
 
 def notebooks():
     if run(BIN/'nbdev_test', '--n_workers', '2', '--do_print', '--timing'):
-        fail("Every notebook must run", "the failure above", "Run that notebook in JupyterLab (`make lab`) to see the cell.")
+        fail("Every notebook must run", "the failure above",
+             "Run that notebook in JupyterLab (`make lab`) to see the cell.")
 
 
 def pytest():
     if run(sys.executable, '-m', 'pytest', '-q', 'tests'):
-        fail("Every test must pass", "the failures above", "Run one alone with `.venv/bin/python -m pytest -q tests/FILE -k NAME`.")
+        fail("Every test must pass", "the failures above",
+             "Run one alone with `.venv/bin/python -m pytest -q tests/FILE -k NAME`.")
 
 
 def clean_tree():
-    dirty = subprocess.run(['git', 'status', '--porcelain'], cwd=ROOT, text=True, capture_output=True).stdout.strip()
-    if dirty: fail("After all checks the git tree must be clean", f"\n{dirty}\n", "Commit these files or add them to .gitignore.")
+    status = subprocess.run(['git', 'status', '--porcelain'], cwd=ROOT, text=True, capture_output=True)
+    dirty = status.stdout.strip()
+    if dirty:
+        fail("After all checks the git tree must be clean", f"\n{dirty}\n",
+             "Commit these files or add them to .gitignore.")
 
 
 def export():
@@ -89,20 +98,23 @@ def export():
     if run(sys.executable, 'tools/readme.py'): raise Failed("README.md was not written.")
 
 
-STEPS = dict(sync="notebooks and modules in sync and clean", readme="README.md made from nbs/index.ipynb",
-             notebooks="every notebook runs", pytest="tests/")
+STEPS = dict(
+    sync="notebooks and modules in sync and clean", readme="README.md made from nbs/index.ipynb",
+    notebooks="every notebook runs", pytest="tests/")
 
 
 def main(names):
     if names == ['export']: return export()
     unknown = [n for n in names if n not in STEPS]
-    if unknown: fail("`gate.py` takes check names", ' '.join(unknown), f"Choose from: {' '.join(STEPS)}, or export.")
+    if unknown:
+        fail("`gate.py` takes check names", ' '.join(unknown), f"Choose from: {' '.join(STEPS)}, or export.")
     names = names or list(STEPS)
     for i, name in enumerate(names):
         print(f"[{i+1}/{len(names)}] {name}: {STEPS[name]} ...", flush=True)
         start = time.time()
         globals()[name]()
-        if name != 'pytest': print(f"    ok, {time.time()-start:.1f} s", flush=True)   # pytest's own summary stays the last line
+        if name != 'pytest':   # pytest's own summary stays the last line
+            print(f"    ok, {time.time()-start:.1f} s", flush=True)
     if os.environ.get('CI') == 'true': clean_tree()
 
 

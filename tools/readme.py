@@ -1,6 +1,6 @@
-"""README.md from nbs/index.ipynb: `python tools/readme.py` writes it, `--check` only compares (standard library only).
+"""README.md from nbs/index.ipynb: `python tools/readme.py` writes it, `--check` only compares.
 
-Markdown cells are copied, code cells are fenced, text outputs follow them. Hidden cells and directives are dropped.
+Markdown cells are copied, code cells are fenced, text outputs follow them. Hidden cells and directives go.
 A picture output goes to docs/images/. Links are rewritten from nbs/ to the project folder.
 """
 import base64, json, posixpath, re, sys
@@ -68,14 +68,15 @@ def main(args):
     stale += [p.relative_to(ROOT).as_posix() for p in orphans]
     if '--check' in args:
         if not stale: return 0
-        print(f"README.md must be what {SOURCE} makes: got other content in {', '.join(stale)}. Run `make export` and commit.",
-              file=sys.stderr)
+        print(f"README.md must be what {SOURCE} makes: got other content in {', '.join(stale)}. "
+              "Run `make export` and commit.", file=sys.stderr)
         return 1
     for p, content in want.items():
         (ROOT/p).parent.mkdir(parents=True, exist_ok=True)
         (ROOT/p).write_bytes(content)
     for p in orphans: p.unlink()
-    print(f"{TARGET}: {len(text.splitlines())} lines" + (f", {len(stale)} file(s) changed" if stale else ", unchanged"))
+    news = f"{len(stale)} file(s) changed" if stale else "unchanged"
+    print(f"{TARGET}: {len(text.splitlines())} lines, {news}")
     return 0
 
 

@@ -1,6 +1,7 @@
-"""Make or refresh .venv: `python tools/setup_env.py` (called by the Makefile; any Python may start it, so the syntax is old).
+"""Make or refresh .venv: `python tools/setup_env.py`, called by the Makefile.
 
-Needs the standard library only. The versions come from constraints.txt, the list of packages from settings.ini.
+Any Python may start it, so the syntax is old; it needs the standard library only. The versions come from
+constraints.txt, the list of packages from settings.ini.
 """
 import os
 import subprocess
@@ -36,18 +37,20 @@ def answer(python, code):
 
 def make_venv():
     if sys.version_info < OLDEST:
-        stop('Python %d.%d or newer' % OLDEST, 'Python %d.%d (%s)' % (sys.version_info[0], sys.version_info[1], sys.executable),
+        stop('Python %d.%d or newer' % OLDEST, 'Python %d.%d (%s)' % (sys.version_info[:2] + (sys.executable,)),
              'Name a newer one, for instance `make demo PYTHON=python3.12`.')
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
     except ImportError:
         stop('the venv module', 'a Python without it (%s)' % sys.executable,
-             'Install it (Debian and Ubuntu: `apt install python3-venv`) or name another Python: `make demo PYTHON=...`.')
+             'Install it (Debian and Ubuntu: `apt install python3-venv`), '
+             'or name another Python: `make demo PYTHON=...`.')
     print('Making .venv with Python %d.%d.%d ...' % sys.version_info[:3])
     sys.stdout.flush()
     if subprocess.call([sys.executable, '-m', 'venv', '--clear', VENV]):
-        stop('a working venv module', 'the failure above', 'Mend it, or name another Python: `make demo PYTHON=...`.')
+        stop('a working venv module', 'the failure above',
+             'Mend it, or name another Python: `make demo PYTHON=...`.')
 
 
 def main():
@@ -63,7 +66,8 @@ def main():
              'Remove the folder .venv, then run make again with a newer Python (`PYTHON=python3.12`).')
     print('Installing the packages of constraints.txt into .venv: about 2 GB, some minutes the first time ...')
     sys.stdout.flush()
-    if subprocess.call([python, '-m', 'pip', '--disable-pip-version-check', 'install', '-c', 'constraints.txt', '-e', '.[dev]']):
+    install = [python, '-m', 'pip', '--disable-pip-version-check', 'install', '--use-pep517']
+    if subprocess.call(install + ['-c', 'constraints.txt', '-e', '.[dev]']):
         stop('every package of constraints.txt', 'the pip error above',
              'Check the connection to your package index and run make again; what was downloaded is kept.')
     with open(STAMP, 'w') as f:
