@@ -8,10 +8,10 @@ from types import ModuleType
 
 # The public face: module -> its names here. A new public name is one word in this table (tests/test_public.py).
 PUBLIC = dict(
-    laws = "Gaussian Tokens",
+    laws = "Gaussian LowRank Mixture Tokens Categorical Independent Empirical",
     layers = "Linear BilinearMLP",
     models = "Model classifier deep_mlp save load",
-    similarity = "Estimate inner norm similarity distance",
+    similarity = "Estimate inner norm similarity distance plan spectrum",
     gram = "Gram gram",
     baselines = "matrix_cosine output_cosine",
     slices = "slice_outputs project_inputs",

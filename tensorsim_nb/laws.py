@@ -190,10 +190,10 @@ class LowRank(Gaussian):
         return x if self.mean is None else x + self.mean
     def __repr__(self): return f"LowRank(rank={self.factor.shape[1]}, mean={'0' if self.mean is None else 'given'}, d={self.d})"
 
-# %% ../nbs/api/02_laws.ipynb #b02c8bab
+# %% ../nbs/api/02_laws.ipynb #6b62ea7b
 def _fit(
     x:Float[Tensor, "n d"], # Data, one row an input
-    ridge:float=0.01, # Share of the mean variance added to every direction
+    ridge:'int|float'=0.01, # Share of the mean variance added to every direction
     *,
     rank:'int|None'=None, # Keep so many leading directions and a diagonal; None keeps the whole matrix
 ) -> Gaussian:
@@ -204,7 +204,7 @@ def _fit(
     cov = torch.cov(x.T).reshape(x.shape[1], x.shape[1])
     return Gaussian(x.mean(0), cov + ridge*cov.diagonal().mean()*torch.eye(x.shape[1], dtype=torch.float64))
 
-def _fit_low_rank(x, ridge:float, rank:int) -> LowRank:
+def _fit_low_rank(x, ridge, rank:int) -> LowRank:
     "The leading directions of the data, and on the diagonal what they leave of each variance."
     centred = (x - x.mean(0))/(len(x) - 1)**.5
     _, s, V = torch.linalg.svd(centred, full_matrices=False)
@@ -249,7 +249,7 @@ class Tokens(Law):
     def node(self, i, d, degree): return torch.nn.functional.one_hot(i, d).double(), self.mean[i]
     def __repr__(self): return f"Tokens({'x'.join(map(str, self.probs.shape))})"
 
-# %% ../nbs/api/02_laws.ipynb #783f6f1f
+# %% ../nbs/api/02_laws.ipynb #84e6008e
 class Categorical(Law):
     "Independent one-hot blocks side by side: `Categorical(113, 113)`, or probabilities for each block."
     def __init__(self,
@@ -260,7 +260,7 @@ class Categorical(Law):
         self.blocks, self.mean = [len(p) for p in each], torch.cat(each)
         self.d = len(self.mean)
 
-    def each(self, X:Tensor) -> 'list[Tensor]': # Split the last axis into blocks
+    def each(self, X:Tensor) -> tuple: # Split the last axis into blocks
         return X.split(self.blocks, -1)
     def times_cov(self, W):
         p = self.mean.to(W)
@@ -277,7 +277,7 @@ class Categorical(Law):
         return x, torch.stack([p[k] for k, p in zip(ids, self.each(self.mean))]).prod(0)
     def __repr__(self): return f"Categorical({', '.join(map(str, self.blocks))})"
 
-# %% ../nbs/api/02_laws.ipynb #2adb19a0
+# %% ../nbs/api/02_laws.ipynb #31c11d7a
 class Independent(Law):
     "Independent coordinates, known by their moments E x, E x^2, E x^3, E x^4."
     def __init__(self,
@@ -293,6 +293,8 @@ class Independent(Law):
             raise ValueError(message("Moments belong to a distribution", "a variance that is not positive, or a kurtosis below skewness^2 + 1", "Give raw moments, not central ones."))
 
     def times_cov(self, W): return W*self.var.to(W)
+    def sample(self, n, d, *, seed=0):
+        raise ValueError(message("Sampling needs a distribution", "an `Independent`, which knows four moments", "Compare one-layer models with method='exact', or give ts.Empirical(data)."))
     def __repr__(self): return f"Independent(d={self.d})"
 
 # %% ../nbs/api/02_laws.ipynb #8a260ba0
@@ -317,8 +319,8 @@ def _independent_node(self, i, d:int, degree:int):
 
 Independent.three_points, Independent.n_nodes, Independent.node = _three_points, _independent_n_nodes, _independent_node
 
-# %% ../nbs/api/02_laws.ipynb #cc364e13
-def _uniform(d:int, low:float=-1., high:float=1.) -> Independent:
+# %% ../nbs/api/02_laws.ipynb #44ccafc4
+def _uniform(d:int, low=-1., high=1.) -> Independent:
     "Coordinates uniform between two numbers."
     each = [(high**(k + 1) - low**(k + 1))/((k + 1)*(high - low)) for k in (1, 2, 3, 4)]
     return Independent(torch.tensor(each, dtype=torch.float64)[:, None].expand(4, d))
