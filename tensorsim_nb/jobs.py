@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from .core import atomic_path, message
 
-# %% ../nbs/api/03_jobs.ipynb #be4c3ae1
+# %% ../nbs/api/03_jobs.ipynb #8c6476dd
 def _feed(h, x):
     "Feed one value to a hash, with its kind, so that no two values look alike."
     def put(kind:str, *data:bytes):
@@ -32,7 +32,7 @@ def _feed(h, x):
     elif isinstance(x, numbers.Real): put('float', float(x).hex().encode())
     elif isinstance(x, dict): _feed_all(h, f'dict {len(x)}', [v for k in sorted(x, key=str) for v in (k, x[k])])
     elif isinstance(x, (list, tuple)): _feed_all(h, f'list {len(x)}', x)
-    elif hasattr(x, '__dict__') and not callable(x): _feed_all(h, f'{type(x).__module__}.{type(x).__qualname__}', [vars(x)])
+    elif hasattr(x, '__dict__') and not callable(x): _feed_all(h, f'{type(x).__module__}.{type(x).__qualname__}', [{k: v for k, v in vars(x).items() if k[0] != '_'}])
     else: raise TypeError(message("A key is made of numbers, strings, tensors and plain objects", type(x).__name__, "Give it attributes that say what it is."))
 
 def _feed_all(h, kind:str, xs):

@@ -71,7 +71,7 @@ class Route:
         at = lambda p: (p[:, None]*self.heads + h).flatten()
         return at(self.query), at(self.key), h.repeat(len(self.query)), self.query.repeat_interleave(self.heads)
 
-# %% ../nbs/api/16_sequences.ipynb #727ac300
+# %% ../nbs/api/16_sequences.ipynb #3d608f8f
 def _legs(leg:Leg, n:int, exponent:int, like:Tensor): # (n, head, width, d_in) and (n, head, width) or None, and their exponent
     "A leg at every position, rescaled to order one."
     W, c = leg.weight.to(like), None if leg.bias is None else leg.bias.to(like)
@@ -108,7 +108,8 @@ def _route(t:Term, n:int, state, like) -> Route:
     top = magnitude(out) or 0
     out = shift(out, -top)
     if t.open is not None: out = _wide(out, width, 2)
-    (q, qm), (k, km) = _stack(qs, width, state.mean), _stack(ks, width, state.mean)
+    none = (like.new_zeros(n, len(out), 0, width, state.width), None) # a term without scores has no query legs
+    (q, qm), (k, km) = (_stack(legs, width, state.mean) if legs else none for legs in (qs, ks))
     return Route(out, q, k, qm, km, query, key, t.open is not None, top + sum(x[2] for x in [*qs, *ks]))
 
 # %% ../nbs/api/16_sequences.ipynb #d119e68a
