@@ -330,7 +330,7 @@ def plan(a, b=None, law=Gaussian(), *, method:str='auto', **budget) -> MethodPla
     check_pair(a, a if b is None else b, law)
     return make_plan([a] if b is None or b is a else [a, b], law, method, **budget)
 
-# %% ../nbs/api/21_similarity.ipynb #dcfe0e12
+# %% ../nbs/api/21_similarity.ipynb #009d3388
 def _resolve(models, law, method:str, budget:dict) -> 'tuple[str, Option|None]':
     "Turn 'auto' and 'exact' into a method that can be run, or refuse."
     if method not in ('auto', 'exact'): return method, None
@@ -338,15 +338,6 @@ def _resolve(models, law, method:str, budget:dict) -> 'tuple[str, Option|None]':
     if found.chosen: return found.chosen.method, found.chosen
     reasons = '; '.join(dict.fromkeys(f"{o.how}: {o.refusal}" for o in found.options if o.refusal))
     raise ValueError(message("method 'exact' needs a closed form or a grid", reasons, "Use method='sample' for an interval, or method='closure' for an approximation."))
-
-def _choose(a, b, law, method:str) -> str:
-    "For callers that know the layer-by-layer engine only: 'exact' means that engine."
-    if method not in ('auto', 'exact'): return method
-    if law.gaussian and max(n_nonlinear(a), n_nonlinear(b)) <= 1: return 'exact'
-    if method == 'auto' and not law.gaussian: return 'sample'
-    if _grid_size(a, b, law) <= (MAX_NODES if method == 'exact' else 100_000): return 'quadrature'
-    if method == 'auto': return 'sample'
-    raise ValueError(message("method 'exact' needs one bilinear layer at most, or few inputs", f"{max(n_nonlinear(a), n_nonlinear(b))} bilinear layers", "Compare the models pair by pair with `inner`, or use method='sample'."))
 
 def make_engine(
     models:list, # Models that will be compared
