@@ -9,15 +9,16 @@ from types import ModuleType
 # The public face: module -> its names here. A new public name is one word in this table (tests/test_public.py).
 PUBLIC = dict(
     laws = "Gaussian LowRank Mixture Tokens Categorical Independent Empirical",
-    layers = "Linear BilinearMLP",
-    models = "Model classifier deep_mlp save load",
+    layers = "Linear BilinearMLP BilinearAttention",
+    models = "Model classifier deep_mlp transformer save load",
     similarity = "Estimate inner norm similarity distance plan spectrum",
     gram = "Gram gram",
     baselines = "matrix_cosine output_cosine",
     slices = "slice_outputs project_inputs",
+    attribution = "Attribution attribute",
     data = "digits",
-    train = "TrainConfig train",
-    experiments = "backdoor gap_table",
+    train = "TrainConfig train checkpoints",
+    experiments = "BackdoorConfig CheckpointTable backdoor gap_table",
     plots = "similarity_heatmap training_curves backdoor_figure",
     explorers = "CheckpointExplorer",
 )

@@ -33,7 +33,7 @@ class Side:
     def last(self) -> slice: # coordinates of the open leg
         return slice(2*self.width*self.n, None)
 
-# %% ../nbs/api/15_joinings.ipynb #e32a0d50
+# %% ../nbs/api/15_joinings.ipynb #eddf56c0
 def _mm(F:Tensor, Z:Tensor) -> Tensor: # (group, a, b, rows, k) @ (group, a, b, k, n), axes of size 1 broadcast
     "Batched product; tall when `Z` belongs to one side."
     if Z.shape[2] == 1 and F.shape[2] > 1 and F.shape[1] == Z.shape[1]:
@@ -43,16 +43,13 @@ def _mm(F:Tensor, Z:Tensor) -> Tensor: # (group, a, b, rows, k) @ (group, a, b, 
         return (F.flatten(2, 3) @ Z[:, 0]).unflatten(2, F.shape[2:4]).transpose(1, 2)
     return F @ Z
 
-def _swap(F:Tensor, e:int) -> Tensor: # J: exchange the two ends of every score in the last axis
-    return F.unflatten(-1, (-1, 2, e)).flip(-2).flatten(-3)
-
-def _ring(P:Tensor, Q:Tensor, e:int, f:int) -> Tensor: # sum of (J P J) * Q
-    P = P.unflatten(-1, (2, f)).unflatten(-3, (2, e)).flip((-4, -2)).flatten(-4, -3).flatten(-2)
-    return (P*Q).sum((-1, -2))
+def _swap(F:Tensor, e:int, n:int) -> Tensor: # rows of J F: exchange the two ends of each of n scores; an open leg stays
+    halves = [F[..., e*(i ^ 1):e*((i ^ 1) + 1), :] for i in range(2*n)]
+    return torch.cat([*halves, F[..., 2*e*n:, :]], -2)
 
 def _plus(x, y): return y if x is None else x if y is None else x + y
 
-# %% ../nbs/api/15_joinings.ipynb #27a227b5
+# %% ../nbs/api/15_joinings.ipynb #c5cde993
 class Joined:
     "All joinings of the terms of `a` with the terms of `b`; scores are numbered, a's first."
     def __init__(self,
@@ -61,7 +58,8 @@ class Joined:
         cross:Float[Tensor, "group a b legs_a legs_b"], # Covariance of a's legs with b's
     ):
         self.a, self.b, self.X, self.n = a, b, cross, a.n + b.n
-        self.Za, self.Zb = a.cov[:, :, None], b.cov[:, None]
+        self.C = [[_swap(a.cov, a.width, a.n)[:, :, None], _swap(cross, a.width, a.n)], # rows of the first side, swapped
+                  [_swap(cross.mT, b.width, b.n), _swap(b.cov, b.width, b.n)[:, None]]]
         self.ma, self.mb = (None if s.mean is None else s.mean.unsqueeze(d) for s, d in ((a, 2), (b, 1)))
         self.means = not (a.mean is None and b.mean is None)
         self.full = (1 << self.n) - 1
@@ -71,27 +69,26 @@ class Joined:
     def width(self, i): return self.a.width if i < self.a.n else self.b.width
     def where(self, i, j=None): # (is it b?, coordinates)
         return (True, self.b.score(i - self.a.n, None if j is None else j - self.a.n)) if i >= self.a.n else (False, self.a.score(i, j))
-    def block(self, s, t): # covariance of two sets of coordinates, each (is it b?, coordinates)
-        (p, i), (q, j) = s, t
-        return (self.Zb if p else self.Za)[..., i, j] if p == q else self.X.mT[..., i, j] if p else self.X[..., i, j]
+    def block(self, s, t): # J times the covariance of two sets of coordinates, each (is it b?, coordinates)
+        return self.C[s[0]][t[0]][..., s[1], t[1]]
     def mean(self, s): # (group, a, b, 1, coordinates), or None
         m = self.mb if s[0] else self.ma
         return None if m is None else m[..., None, s[1]]
 
-# %% ../nbs/api/15_joinings.ipynb #30c7bac2
+# %% ../nbs/api/15_joinings.ipynb #1d9c9911
 def _split(self:Joined, T:int) -> list: # members of a subset, a's and b's apart
     members = [i for i in range(self.n) if T >> i & 1]
     return [x for x in ([i for i in members if i < self.a.n], [i for i in members if i >= self.a.n]) if x]
 
 def _start(self:Joined, side): # from the open leg of a, and from the mean, to scores on one side
-    rows = [self.block((False, self.a.last), side)] if self.a.open else []
+    rows = [self.block((False, self.a.last), side)] if self.a.open else [] # an open leg has no other end to swap
     if self.means:
         m = self.mean(side)
         shape = rows[0].shape if rows else self.block(side, side).shape
         rows.append(self.X.new_zeros(*shape[:3], 1, shape[-1]) if m is None else m.expand(*shape[:3], -1, -1) if rows else m)
     return torch.cat(rows, -2) if rows else None
 
-# %% ../nbs/api/15_joinings.ipynb #9936dbd5
+# %% ../nbs/api/15_joinings.ipynb #e789f889
 def _walk(self:Joined):
     "Chains through every subset, by the score they come out of: `self.chains[T]` is a list of (scores, matrix)."
     grown, self.chains = {}, {0: []}
@@ -102,7 +99,7 @@ def _walk(self:Joined):
     if not (self.a.open or self.means): return
     for columns in self._split(self.full): land(0, columns, self._start(self.where(columns[0], columns[-1])))
     for T in sorted(range(1, self.full + 1), key=int.bit_count):
-        self.chains[T] = [(s, _swap(torch.cat([grown.pop((T, i)) for i in s], -1), self.width(s[0]))) for s in self._split(T)]
+        self.chains[T] = [(s, torch.cat([grown.pop((T, i)) for i in s], -1)) for s in self._split(T)]
         for columns in self._split(self.full & ~T):
             M = None
             for s, F in self.chains[T]: M = _plus(M, _mm(F, self.block(self.where(s[0], s[-1]), self.where(columns[0], columns[-1]))))
@@ -110,52 +107,68 @@ def _walk(self:Joined):
 
 Joined._split, Joined._start, Joined.walk = _split, _start, _walk
 
-# %% ../nbs/api/15_joinings.ipynb #f0a46cc3
-def _strings(self:Joined, end) -> 'list|None': # for each subset (group, a, b, 1, width)
-    "Strings through every subset, from the coordinates `end` to a mean."
-    if not self.means: return None
-    out = [self.mean(end)]
+# %% ../nbs/api/15_joinings.ipynb #49717379
+def _mean_rows(self:Joined) -> list: # for each score: the subsets that end in it, and (group, a, b, subsets, 2 * width)
+    "Chains from the mean, stacked by the score they come out of."
+    rows = [([], []) for _ in range(self.n)]
     for T in range(1, self.full + 1):
-        S = None
-        for s, F in self.chains[T]: S = _plus(S, _mm(F[..., -1:, :], self.block(self.where(s[0], s[-1]), end)))
-        out.append(S)
+        for s, F in self.chains[T]:
+            for n, i in enumerate(s):
+                rows[i][0].append(T)
+                rows[i][1].append(F[..., -1, n*2*self.width(i):(n + 1)*2*self.width(i)])
+    return [(Ts, torch.stack([x.expand(*self.X.shape[:3], -1) for x in xs], -2)) for Ts, xs in rows]
+
+def _close(self:Joined, by) -> list: # by(score, rows) -> (group, a, b, subsets, width) or None
+    "Close the chains from the mean, and add up by subset."
+    out = [None]*(self.full + 1)
+    for i, (Ts, rows) in enumerate(self.rows):
+        got = by(i, rows)
+        if got is None: continue
+        for n, T in enumerate(Ts): out[T] = _plus(out[T], got[..., n, :])
     return out
 
-def _both_ends(self:Joined, T:int) -> 'Tensor|None':
-    "Strings through `T` with a mean at both ends."
+def _strings(self:Joined, end) -> 'list|None': # for each subset (group, a, b, width)
+    "Strings through every subset, from the coordinates `end` to a mean."
     if not self.means: return None
-    S = None
-    for s, F in self.chains[T]:
-        m = self.mean(self.where(s[0], s[-1]))
-        if m is not None: S = _plus(S, (F[..., -1, :]*m[..., 0, :]).sum(-1)/2)
-    return S
+    out = self._close(lambda i, rows: _mm(rows, self.block(self.where(i), end)))
+    m = self.mean(end)
+    out[0] = None if m is None else m[..., 0, :]
+    return out
 
-Joined.strings, Joined.both_ends = _strings, _both_ends
+def _both_ends(self:Joined) -> list: # for each subset (group, a, b)
+    "Strings with a mean at both ends."
+    if not self.means: return [None]*(self.full + 1)
+    self.rows = self._mean_rows()
+    means = [self.mean(self.where(i)) for i in range(self.n)]
+    swapped = [None if m is None else _swap(m.mT, self.width(i), 1) for i, m in enumerate(means)]
+    out = self._close(lambda i, rows: None if swapped[i] is None else _mm(rows, swapped[i])/2)
+    return [None if x is None else x[..., 0] for x in out]
 
-# %% ../nbs/api/15_joinings.ipynb #8c957658
+Joined._mean_rows, Joined._close, Joined.strings, Joined.both_ends = _mean_rows, _close, _strings, _both_ends
+
+# %% ../nbs/api/15_joinings.ipynb #eb7eb981
 def _loops(self:Joined, T:int) -> Tensor: # (group, a, b)
     "Closed loops through all scores of `T`."
     t, *rest = [i for i in range(self.n) if T >> i & 1]
     C = lambda i, j: self.block(self.where(i), self.where(j))
-    ring = lambda P, Q, w: _ring(P, Q, self.width(t), self.width(w))
-    if not rest:
-        e = self.width(t)
-        return C(t, t)[..., :e, e:].diagonal(dim1=-2, dim2=-1).sum(-1)
-    if len(rest) == 1: return ring(C(t, rest[0]), C(t, rest[0]), rest[0])/2
-    if len(rest) == 2: return ring(self.through(t, *rest), C(t, rest[1]), rest[1])
-    u, w, x = rest
-    return ring(self.through(t, u, w), self.through(t, x, w), w) + ring(self.through(t, u, x), self.through(t, w, x), x) + ring(self.through(t, w, u), self.through(t, x, u), u)
+    trace = lambda P, Q: (P*Q.mT).sum((-1, -2))
+    if not rest: return C(t, t).diagonal(dim1=-2, dim2=-1).sum(-1)/2
+    if len(rest) == 1: return trace(C(t, rest[0]), C(rest[0], t))/2
+    if len(rest) == 2: return trace(self.through(t, *rest), C(rest[1], t))
+    return sum(trace(self.through(t, u, w), self.through(w, x, t)) for u, w, x in (rest, (rest[0], rest[2], rest[1]), (rest[1], rest[0], rest[2])))
 
-def _through(self:Joined, t, u, w): # C_tu J C_uw
+def _through(self:Joined, t, u, w): # J C_tu J C_uw
     if (t, u, w) not in self.passed:
-        self.passed[t, u, w] = _mm(_swap(self.block(self.where(t), self.where(u)), self.width(u)), self.block(self.where(u), self.where(w)))
+        if t > w: self.passed[t, u, w] = _mm(self.block(self.where(u), self.where(w)).mT, self.block(self.where(t), self.where(u)).mT).mT
+        else: self.passed[t, u, w] = _mm(self.block(self.where(t), self.where(u)), self.block(self.where(u), self.where(w)))
     return self.passed[t, u, w]
 
-# %% ../nbs/api/15_joinings.ipynb #d3c852b3
+# %% ../nbs/api/15_joinings.ipynb #24de27df
 def _connect(self:Joined):
     "Moments and covariances of every subset of scores."
     self.passed = {}
-    piece = [None] + [_plus(self.loops(T), self.both_ends(T)) for T in range(1, self.full + 1)]
+    ends = self.both_ends()
+    piece = [None] + [_plus(self.loops(T), ends[T]) for T in range(1, self.full + 1)]
     one, low = self.X.new_ones(1, 1, 1), (1 << self.a.n) - 1
     self.crosses = lambda T: bool(T & low) and bool(T & ~low)
     self.moment, self.covariance = [one], [None]
@@ -177,55 +190,63 @@ def _connect(self:Joined):
 
 Joined.loops, Joined.through, Joined.connect = _loops, _through, _connect
 
-# %% ../nbs/api/15_joinings.ipynb #079bf0c4
-def _left_over(self:Joined, S:int, T:int) -> 'Tensor|None': # weight of a string S from a's open leg and T from b's
-    low = (1 << self.a.n) - 1
-    crossing = bool(S & ~low) or bool(T & low)
-    return (self.moment if crossing else self.covariance)[self.full & ~(S | T)]
+# %% ../nbs/api/15_joinings.ipynb #f1aa5071
+def _left_over(self:Joined, S:int, T:int) -> 'tuple[str, int]|None': # which weight belongs to a string S from a's open leg and T from b's
+    if S & T: return None
+    low, rest = (1 << self.a.n) - 1, self.full & ~(S | T)
+    if S & ~low or T & low: return 'moment', rest
+    return None if self.covariance[rest] is None else ('covariance', rest)
 
-def _joined_chains(self:Joined): # open leg of a to open leg of b
-    o, end = self.a.width, (True, self.b.last)
-    M, ends = self.moment[self.full][..., None, None]*self.X[..., self.a.last, self.b.last], {}
+def _weigh(self:Joined, v:list, w:list) -> 'Tensor|None': # sum over S, T of weight * v_S w_T^T
+    "Two strings that are not joined, times what is left over."
+    rows = [S for S, x in enumerate(v) if x is not None]
+    cols = [T for T, x in enumerate(w) if x is not None]
+    keys = sorted({k for S in rows for T in cols if (k := self._left_over(S, T))})
+    if not keys: return None
+    shape = self.X.shape[:3]
+    stack = lambda xs: torch.stack([x.expand(*shape, *x.shape[3:]) for x in xs], -2 if xs[0].ndim == 4 else -1)
+    scalars = stack([self.X.new_zeros(1, 1, 1), *(getattr(self, kind)[rest] for kind, rest in keys)])
+    pick = torch.tensor([keys.index(k) + 1 if (k := self._left_over(S, T)) else 0 for S in rows for T in cols], device=scalars.device)
+    weights = scalars.index_select(-1, pick).unflatten(-1, (len(rows), len(cols)))
+    return stack([v[S] for S in rows]).mT @ (weights @ stack([w[T] for T in cols]))
+
+def _closed_walks(self:Joined, end) -> list: # for each subset: (group, a, b, rows, width)
+    "Every chain closed by the coordinates `end`; the last row hangs from the mean."
+    out = [None]
     for T in range(1, self.full + 1):
-        for s, F in self.chains[T]:
-            for n, i in enumerate(s):
-                e = 2*self.width(i)
-                part = F[..., :o, n*e:(n + 1)*e]
-                rest = self.full & ~T
-                if rest: part = part*self.moment[rest][..., None, None]
-                ends[i] = _plus(ends.get(i), part)
-    for s in self._split(self.full):
-        M = M + _mm(torch.cat([ends[i].expand(*M.shape[:3], -1, -1) for i in s], -1), self.block(self.where(s[0], s[-1]), end))
+        out.append(None)
+        for s, F in self.chains[T]: out[T] = _plus(out[T], _mm(F, self.block(self.where(s[0], s[-1]), end)))
+    return out
+
+def _joined_chains(self:Joined, closed:list) -> Tensor: # open leg of a to open leg of b
+    o = self.a.width
+    M = self.moment[self.full][..., None, None]*self.X[..., self.a.last, self.b.last]
+    for T in range(1, self.full + 1):
+        part, rest = closed[T][..., :o, :], self.full & ~T
+        M = M + (part*self.moment[rest][..., None, None] if rest else part)
     return M
 
-# %% ../nbs/api/15_joinings.ipynb #d80a70ca
+# %% ../nbs/api/15_joinings.ipynb #a7c350d1
 def _open_covariance(self:Joined) -> 'Float[Tensor, "group a b open_a open_b"]|None':
     "Covariance of a's terms with b's terms (width 1 where there is no open leg); None when it is zero."
     if not (self.a.open or self.b.open):
         c = self.covariance[self.full]
         return None if c is None else c[..., None, None]
-    M = self._joined_chains() if self.a.open and self.b.open else None
-    v = self.strings((False, self.a.last)) if self.a.open else None
-    w = self.strings((True, self.b.last)) if self.b.open else None
-    if self.a.open and self.b.open:
-        if v is None: return M
-        shape = M.shape[:3]
-        for S, x in enumerate(v):
-            y = None
-            for T, z in enumerate(w):
-                if S & T or z is None: continue
-                c = self._left_over(S, T)
-                if c is not None: y = _plus(y, z*c[..., None, None])
-            if x is not None and y is not None: M = M + x.expand(*shape, -1, -1).mT*y
-        return M
-    for S, x in enumerate(v or w or []):
-        c = self._left_over(S, 0) if v else self._left_over(0, S)
-        if x is not None and c is not None: M = _plus(M, x*c[..., None, None])
-    return M if M is None or w else M.mT
+    closed = self._closed_walks((True, self.b.last)) if self.b.open and (self.a.open or self.means) else None
+    M = self._joined_chains(closed) if self.a.open and self.b.open else None
+    if not self.means: return M
+    one = [self.X.new_ones(1, 1, 1, 1)] + [None]*self.full # the string of a constant: nothing hangs from it
+    v = self.strings((False, self.a.last)) if self.a.open else one
+    w = one
+    if self.b.open: # the chains that end in b's open leg and start at the mean are its strings
+        m = self.mean((True, self.b.last))
+        w = [None if m is None else m[..., 0, :], *(None if x is None else x[..., -1, :] for x in closed[1:])]
+    return _plus(M, self._weigh(v, w))
 
-Joined._left_over, Joined._joined_chains, Joined.open_covariance = _left_over, _joined_chains, _open_covariance
+Joined._left_over, Joined._weigh, Joined._joined_chains, Joined.open_covariance = _left_over, _weigh, _joined_chains, _open_covariance
+Joined._closed_walks = _closed_walks
 
-# %% ../nbs/api/15_joinings.ipynb #5740da63
+# %% ../nbs/api/15_joinings.ipynb #59e25a0f
 def side_mean(
     a:Side, # Terms
 ) -> 'Float[Tensor, "group term open"]|None': # None when zero
@@ -235,8 +256,8 @@ def side_mean(
     if not a.open: return j.moment[j.full][..., 0, None].expand(*a.cov.shape[:2], 1)
     total = None
     for S, x in enumerate(j.strings((False, a.last)) or []):
-        if x is not None: total = _plus(total, x*j.moment[j.full & ~S][..., None, None])
-    return None if total is None else total[:, :, 0, 0]
+        if x is not None: total = _plus(total, x*j.moment[j.full & ~S][..., None])
+    return None if total is None else total[:, :, 0]
 
 def side_slope(
     a:Side, # Terms

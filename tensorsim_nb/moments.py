@@ -160,7 +160,7 @@ class State:
     exponent:int=0
 
 def input_state(
-    law:Gaussian, # Law of the inputs
+    law, # Law of the inputs
     d:int, # Number of inputs
     dtype=torch.float64, # Precision of all moments
     device='cpu', # Where to compute
@@ -288,7 +288,7 @@ class SelfMoments:
     mean:'Tensor|None' # Output mean, rescaled
     variance:Tensor # Trace of the output covariance, rescaled (0-d)
     exponent:int # True outputs are `2 ** exponent` times the rescaled ones
-    law:Gaussian # Law of the inputs
+    law:object # Law of the inputs
     degrees:list # Degree of each layer
     states:list # `State` before each layer, and after the last (mean only)
     reliability:'float|None'=None # Largest active share before a nonlinear layer; None when no layer's input is closed
@@ -319,7 +319,7 @@ def active_share(terms, cov:Tensor, mean:'Tensor|None', state:State) -> float:
 # %% ../nbs/api/20_moments.ipynb #d04eb0f2
 def propagate(
     model, # A `Model`: layers with `terms()`
-    law:Gaussian=Gaussian(), # Law of the inputs
+    law=Gaussian(), # Law of the inputs
     *,
     dtype=torch.float64, # Precision
     device='cpu', # Where to compute
@@ -356,8 +356,8 @@ def waiting(m:SelfMoments, i:int) -> 'list[Ready]': # the state before layer `i`
     return [Ready(eye, {'open': eye}, {}, {'open': None if mean is None else mean[None]}, (), 0)]
 
 def cross_inner(
-    a:SelfMoments, # First model
-    b:SelfMoments, # Second model, same law
+    a, # First model: `SelfMoments`, or `SequenceMoments` over positions
+    b, # Second model, same law
     **options, # `max_memory` for models over positions
 ) -> Scaled: # E[f(x)·g(x)], by closure
     "Inner product of two propagated models."
@@ -417,7 +417,7 @@ def match(
 def tensor_inner(
     a, # A `Model` of linear and bilinear MLP layers
     b, # Another, with as many bilinear layers
-    law:Gaussian=Gaussian(), # Its second moments stand in for the identity of the first layer
+    law=Gaussian(), # Its second moments stand in for the identity of the first layer
     *,
     dtype=torch.float64, # Precision
     device='cpu', # Where to compute

@@ -119,7 +119,7 @@ def test_fits():
     assert torch.allclose(Gaussian.fit(x, rank=0).cov, torch.diag(Gaussian.fit(x).cov.diagonal()))
     a, b = ts.classifier(6, 4, 2).double(), ts.classifier(6, 3, 2).double()
     assert ts.inner(a, b, Gaussian.fit(x, rank=6)).value == pytest.approx(ts.inner(a, b, Gaussian.fit(x)).value, rel=1e-10)
-    assert ts.inner(a, b, Empirical(x), method='exact').value == pytest.approx(float((a(x)*b(x)).sum(1).mean()), rel=1e-12)
+    assert ts.inner(a, b, Empirical(x), method='exact').value == pytest.approx(float((a(x)*b(x)).sum(1).mean().detach()), rel=1e-12)
 
 
 @pytest.mark.parametrize('make,words', [

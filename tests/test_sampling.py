@@ -29,7 +29,7 @@ def test_converges_to_the_exact_value(name, measure):
     f = dict(inner=ts.inner, norm=lambda a, b, *args, **kw: ts.norm(a, *args, **kw), similarity=ts.similarity, distance=ts.distance)[measure]
     want = f(a, b, LAWS[name], method='exact').value
     errors = []
-    for n in (4_000, 64_000):
+    for n in (2_000, 32_000):
         got = f(a, b, LAWS[name], method='sample', n=n, seed=n)
         low, high = got.interval(.9999)
         assert low - 1e-12 <= want <= high + 1e-12 and not got.exact
@@ -61,8 +61,8 @@ def test_sequences_of_positions():
     fa, fb = (Positions(*m) for m in (a, b))
     for law in (Gaussian([.5, 0.]), Tokens([.3, .7]), Tokens([[.3, .7], [1., 0.], [.5, .5]])):
         want = sum(ts.inner(a, b, law.at(p), method='quadrature').value for p in range(3))
-        if law.gaussian or law.probs.ndim == 1: assert ts.inner(fa, fb, law, method='quadrature', max_nodes=10**8).value == pytest.approx(want, rel=1e-9) if not law.gaussian else True
-        got = ts.inner(fa, fb, law, method='sample', n=60_000)
+        assert ts.inner(fa, fb, law, method='quadrature').value == pytest.approx(want, rel=1e-9)
+        got = ts.inner(fa, fb, law, method='sample', n=30_000)
         assert abs(got.value - want) < 4.5*got.stderr
 
 

@@ -1,14 +1,17 @@
 "Slices of outputs and inputs: breadth over shapes, dtypes and kinds of model."
-import copy
+import copy, warnings
 
 import numpy as np
 import pytest
 import torch
 
 from tensorsim_nb.core import generator
+from tensorsim_nb.laws import Gaussian
 from tensorsim_nb.layers import BilinearMLP, Linear
-from tensorsim_nb.models import Model, classifier, deep_mlp, load, parts, save
-from tensorsim_nb.slices import FoldedLinear, project_inputs, slice_outputs
+from tensorsim_nb.models import Model, classifier, deep_mlp, load, parts, save, transformer
+from tensorsim_nb.similarity import inner, norm
+from tensorsim_nb.slices import (FoldedLinear, HeldPositions, patch, project_inputs, slice_heads, slice_hidden, slice_inputs,
+                                 slice_outputs, slice_path, slice_positions)
 
 DTYPES = [torch.float32, torch.float64]
 MODELS = {
@@ -140,3 +143,77 @@ def test_basis_refusals(make, basis, text):
 def test_foreign_models_refused():
     for f in (slice_outputs, project_inputs):
         with pytest.raises(TypeError, match='ts.Model'): f(torch.nn.Linear(2, 2), torch.ones(2))
+
+
+# Parts of layers, inputs at rest, positions: what `forward` says and what the terms say are one function.
+
+def told(model, x):
+    for layer in model: x = sum(t(x).expand(*x.shape[:-1], layer.d_out) for t in layer.terms())
+    return x
+
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
+def test_inputs_at_rest(make, dtype):
+    torch.manual_seed(0)
+    model, x, r = make().to(dtype), torch.randn(8, 6, dtype=dtype), torch.randn(6, dtype=dtype)
+    held = torch.where(torch.tensor([1, 0, 1, 0, 0, 0], dtype=torch.bool), x, r)
+    for which in ([0, 2], torch.tensor([True, False, True, False, False, False]), torch.eye(6)[[2, 0]].to(dtype)):
+        close(slice_inputs(model, which, rest=r)(x), model(held))
+        close(slice_inputs(model, which)(x), model(torch.where(held == x, x, torch.zeros_like(x))))
+    twice = slice_inputs(slice_inputs(model, [0, 2], rest=r), [0, 1], rest=2*r) # the outer rest passes through the inner slice
+    close(twice(x), model(torch.stack([x[:, 0], r[1].expand(8), 2*r[2].expand(8), *r[3:, None].expand(3, 8)], 1)))
+
+def test_input_slices_in_similarity():
+    model, law = classifier(6, 5, 4).double(), Gaussian(torch.rand(6), torch.rand(6) + .1)
+    part = slice_inputs(model, [0, 3], rest=law.mean)
+    x = law.sample(400_000, 6, seed=1)
+    got, want = norm(part, law).value**2, part(x).square().sum(-1).detach()
+    assert abs(got - float(want.mean())) < 5*float(want.std())/len(x)**.5
+
+def test_patch(): assert patch(slice(1, 3), slice(-2, None), (4, 5)) == [8, 9, 13, 14]
+
+@pytest.mark.parametrize('bias', [False, True])
+@pytest.mark.parametrize('d_hidden', [None, 5])
+def test_parts_of_a_transformer(bias, d_hidden):
+    tf = transformer(3, 4, 2, 3, 1, bias=bias, d_hidden=d_hidden).double()
+    x = torch.randn(5, 3, 3, dtype=torch.float64)
+    for part in (slice_heads(tf, 1, 1), slice_path(tf, 1, 'active'), slice_path(tf, 1, 'residual'),
+                 slice_positions(tf, [0, 2]), *([slice_hidden(tf, 2, [0, 3]), slice_path(tf, 2, 'residual')] if d_hidden else [])):
+        close(part(x), told(part, x))
+    blank = tf(x)
+    blank[:, 1] = 0
+    close(slice_positions(tf, [0, 2])(x), blank)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # the closure says how far it is to be trusted
+        total = norm(tf, method='closure').value**2
+        assert abs(sum(norm(slice_positions(tf, p), method='closure').value**2 for p in range(3))/total - 1) < 1e-10
+
+@pytest.mark.parametrize('bias', [False, True])
+def test_position_slices_of_attention_are_exact(bias):
+    tf = transformer(3, 4, 2, 2, 1, bias=bias, kind='linear').double()
+    for p in (0, 1):
+        got, want = (norm(slice_positions(tf, p), method=m).value for m in ('closure', 'quadrature'))
+        assert abs(got/want - 1) < 1e-10
+
+def test_held_positions_against_quadrature():
+    tf, rest = transformer(2, 4, 2, 3, 1, bias=True, kind='linear').double(), torch.tensor([.3, -1.], dtype=torch.float64)
+    law = HeldPositions(Gaussian(torch.tensor([.1, .2])), [0, 2], 2, rest)
+    assert (law.sample_sequence(4, 3, 2)[:, 1] == rest).all()
+    got, want = (norm(tf, law, method=m).value for m in ('closure', 'quadrature'))
+    assert abs(got/want - 1) < 1e-10
+
+def test_block_gram_of_a_partition():
+    for model, layer, n in ((classifier(6, 5, 4), 0, 5), (deep_mlp(2, 3, 4, 2, 2), 2, 4)):
+        model = model.double()
+        halves = [slice_hidden(model, layer, list(u)) for u in (range(2), range(2, n))]
+        total = sum(inner(p, q).value for p in halves for q in halves)
+        assert abs(total/norm(model).value**2 - 1) < 1e-10
+        outputs = sum(norm(slice_outputs(model, o)).value**2 for o in range(model.d_out))
+        assert abs(outputs/norm(model).value**2 - 1) < 1e-10
+
+def test_part_refusals(tmp_path):
+    tf = transformer(3, 4, 2, 3, 1)
+    for f, kind, text in [(lambda: slice_heads(tf, 0, 0), ValueError, r'at \[1\]'), (lambda: slice_heads(tf, 1, 2), ValueError, 'index 2'),
+                          (lambda: slice_path(tf, 1, 'no'), ValueError, 'active'), (lambda: slice_positions(tf, 3), ValueError, 'index 3'),
+                          (lambda: slice_positions(classifier(2, 2, 2), 0), ValueError, 'sequences'),
+                          (lambda: save(slice_heads(tf, 1, 0), tmp_path/'x.safetensors'), NotImplementedError, 'whole layers')]:
+        with pytest.raises(kind, match=text): f()
