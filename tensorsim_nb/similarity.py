@@ -40,7 +40,7 @@ class Estimate:
     tensor:'Tensor|None'=field(default=None, repr=False, compare=False) # The number with its graph, when grad=True
 
     def __float__(self): return self.value
-    def __format__(self, spec): return format(self.value, spec)
+    def __format__(self, spec): return format(self.value, spec) if spec else repr(self)
     def __repr__(self):
         how = 'exact' if self.exact else 'error unknown' if math.isnan(self.stderr) else f'± {self.stderr:.2g}'
         return f"{self.quantity or 'value'} {self.value:.6g} ({how}, method {self.method!r}{'; ' + self.note if self.note else ''}{verdict(self.reliability)})"
