@@ -218,14 +218,14 @@ class _Buffers:
         if name not in self.flat or len(self.flat[name]) < n: self.flat[name] = self.like.new_empty(n)
         return self.flat[name][:n].view(shape)
 
-# %% ../nbs/api/17_forms.ipynb #db369426
+# %% ../nbs/api/17_forms.ipynb #2e4ac1ab
 def contract(
     D:Float[Tensor, "i o h"], # Output maps of the row models
-    K:Float[Tensor, "i*h j*g"], # Kernel of their units with the column models' units
+    K:Float[Tensor, "ih jg"], # Kernel of their units with the column models' units
     E:Float[Tensor, "j o g"], # Output maps of the column models
     slices:'list[int]', # Outputs wanted on their own
     buffer=None, # Where to work; fresh memory when None
-) -> Float[Tensor, "1+slices i j"]: # The sum over outputs, then each slice
+) -> Float[Tensor, "slices i j"]: # The sum over outputs, then each slice
     "`tr(D_i K_ij E_j^T)` for all i and j, whole and by output."
     (i, o, h), (j, _, g), buffer = D.shape, E.shape, buffer or _Buffers(D)
     if o - len(slices) > h:
@@ -236,12 +236,12 @@ def contract(
     each = T.mul_(E.transpose(0, 1)).sum(-1).transpose(0, 1)
     return torch.cat([each.sum(0, keepdim=True), each[slices]])
 
-# %% ../nbs/api/17_forms.ipynb #d1f24017
+# %% ../nbs/api/17_forms.ipynb #d6db9b74
 def unit_kernel(
-    a:Float[Tensor, "i 2*h r"], # Left, then right rows of the row models
-    b:Float[Tensor, "j 2*g r"], # The same of the column models
+    a:Float[Tensor, "i rows_a r"], # Left, then right rows of the row models
+    b:Float[Tensor, "j rows_b r"], # The same of the column models
     buffer=None, # Where to work; fresh memory when None
-) -> Float[Tensor, "i*h j*g"]:
+) -> Float[Tensor, "ih jg"]:
     "`(P P'^T)*(Q Q'^T) + (P Q'^T)*(Q P'^T)` for every pair: twice the inner products of symmetrised pairs of rows."
     (i, h, r), (j, g, _), buffer = a.shape, b.shape, buffer or _Buffers(a)
     G = torch.mm(a.flatten(0, 1), b.flatten(0, 1).T, out=buffer('G', i*h, j*g)).view(i, 2, h//2, j, 2, g//2) # all four products at once
@@ -350,21 +350,21 @@ def small_tile(
 
 ROWS, WIDTH = 1024, 200 # sub-blocks that keep a processor's caches and multipliers busy
 
-# %% ../nbs/api/17_forms.ipynb #ac4b43a9
-def _sub_blocks(path:str, tile:int, copies:int, s:Shape, size:int, spare:int) -> 'tuple[dict, float]': # sizes, bytes used
+# %% ../nbs/api/17_forms.ipynb #c89bb5fe
+def _sub_blocks(path:str, tile:int, copies:int, s:Shape, size:int, spare:int) -> 'tuple[dict, int]': # sizes, bytes used
     "Sizes of the inner blocks within `spare` bytes."
     h = max(1, s.hidden)
     if path == 'kernel':
         one = size*h*(5*h + 2*min(s.d_out, 2*h)) # one pair of models: four products, the kernel, and its contraction
         rows = max(h, min(ROWS, int(h*math.sqrt(spare/one))))
-        return dict(rows=rows), one*(rows/h)**2
+        return dict(rows=rows), int(one*(rows/h)**2)
     scratch = max(1, min(2**17, spare//(4*size))) # what stays in the cache of a processor
     one = copies*tile*size*s.inputs # one row for one output
     width = max(1, min(-(-s.inputs//-(-s.inputs//WIDTH)), int(spare/2/one))) # equal cuts
     n_out = max(1, min(s.d_out, int(spare/2/(one*width)), 2**22//(tile*width*s.inputs)))
     return dict(width=width, n_out=n_out, scratch=scratch), one*width*n_out + 3*scratch*size
 
-# %% ../nbs/api/17_forms.ipynb #f7970e51
+# %% ../nbs/api/17_forms.ipynb #760efe4a
 def make_plan(
     n:int, # Number of models
     shape:Shape, # Their common shape
@@ -385,7 +385,7 @@ def make_plan(
     copies, pairs = 1 if tile >= n else 2, len(tile_pairs(n, tile))
     detail, used = _sub_blocks(chosen, tile, copies, shape, dtype.itemsize, spare)
     pieces = min(max(1, 16//pairs), len(_explicit_items(shape, detail))) if cut and chosen == 'explicit' and shape.hidden else 1
-    return Plan(chosen, n, flops, tile, int(each*copies*tile + used), pairs*pieces, dict(detail, pieces=pieces))
+    return Plan(chosen, n, flops, tile, each*copies*tile + used, pairs*pieces, dict(detail, pieces=pieces))
 
 # %% ../nbs/api/17_forms.ipynb #3853ed6e
 def forms_inner(

@@ -383,7 +383,7 @@ def _engine(task:Task):
     kind = ENGINES[task.engine]
     return kind(task.law, **task.opts) if len(task.law.components()) == 1 else MixedEngine(kind, task.law, **task.opts)
 
-# %% ../nbs/api/22_gram.ipynb #a0c318fd
+# %% ../nbs/api/22_gram.ipynb #d4669e71
 def _pairs(task:Task, held:_Held, rows:tuple, cols:tuple, piece:int) -> dict:
     "Inner products of one block of models with another, pair by pair."
     engine, scale, shares = _engine(task), {}, []
@@ -405,7 +405,7 @@ def _pairs(task:Task, held:_Held, rows:tuple, cols:tuple, piece:int) -> dict:
                 values[:, i, j] = [float(shift(m.mantissa.double(), m.exponent - scale[s] - scale[t])) for m in met]
     got = dict(values=values, rows=np.array([scale[s] for s in rows]), cols=np.array([scale[t] for t in cols]))
     share = max((x for x in shares if x is not None), default=None)
-    return got if share is None else dict(got, reliability=np.array(share))
+    return got if share is None else dict(got, reliability=np.array([share]))
 
 # %% ../nbs/api/22_gram.ipynb #07ce3921
 def _stream(task:Task, d:int, n_ctx): # all inputs, with weights that sum to about one
@@ -546,7 +546,7 @@ def _blocks(task:Task, sources:list) -> 'list[Block]':
     pick = lambda r: tuple(sources[i] for i in r)
     return [block(pick(p), pick(q), k, pieces) for p, q in tile_pairs(len(sources), plan.tile) for k in range(pieces)]
 
-# %% ../nbs/api/22_gram.ipynb #281d913a
+# %% ../nbs/api/22_gram.ipynb #e1dfdb5c
 def _collect(results, sources:list, n_slices:int) -> 'tuple[np.ndarray, np.ndarray, dict]': # stack, exponents, what else was found
     "Assemble blocks."
     at = {s: i for i, s in enumerate(sources)}
@@ -563,7 +563,7 @@ def _collect(results, sources:list, n_slices:int) -> 'tuple[np.ndarray, np.ndarr
         if 'squares' in got:
             more['squares'] = more.get('squares', 0) + np.ldexp(got['squares'], np.stack([2*(p + q), 3*p + q, 2*(p + q)]))
             more['top'] = np.maximum(more.get('top', 0), np.ldexp(got['top'], 2*q))
-        if 'reliability' in got: more['reliability'] = max(more.get('reliability', 0), float(got['reliability']))
+        if 'reliability' in got: more['reliability'] = max(more.get('reliability', 0), float(got['reliability'][0]))
     return out, e, more
 
 def _sums(stack:np.ndarray, exponents:np.ndarray, terms:list, unique:list):
