@@ -25,8 +25,10 @@ def stack(i, gen):
     bias, skip = flag(), .5*flag()
     torch.manual_seed(int(torch.randint(2**30, (1,), generator=gen)))
     kinds = [lambda: classifier(5, 6, 3), lambda: deep_mlp(5, 4, 6, 3, 2, bias=bias, residual=skip),
-             lambda: deep_mlp(4, 3, 4, 2, 3, bias=bias, residual=skip), lambda: transformer(4, 4, 2, 2, 1, bias=bias),
-             lambda: transformer(4, 4, 2, 2, 1, bias=bias, d_hidden=3), lambda: transformer(3, 4, 2, 2, 2, kind='linear', scale=.5)]
+             lambda: deep_mlp(4, 3, 4, 2, 3, bias=bias, residual=skip),
+             lambda: transformer(4, 4, 2, 2, 1, bias=bias),
+             lambda: transformer(4, 4, 2, 2, 1, bias=bias, d_hidden=3),
+             lambda: transformer(3, 4, 2, 2, 2, kind='linear', scale=.5)]
     return [kinds[i % 6]().double() for _ in range(2)]
 
 
@@ -34,12 +36,15 @@ def completeness(n):
     worst, gen = {}, generator(0)
     for i in range(n):
         a, b = stack(i, gen)
-        law = Gaussian(torch.randn(a.d_in, generator=gen), torch.rand(a.d_in, generator=gen) + .1) if i % 2 else Gaussian()
+        law = Gaussian(torch.randn(a.d_in, generator=gen),
+                       torch.rand(a.d_in, generator=gen) + .1) if i % 2 else Gaussian()
         kinds = ['layer', 'output', 'input'] + ['degree']*(a.degree < 10) + ['head' if a.n_ctx else 'neuron']
         by, of = kinds[i//6 % len(kinds)], ('inner', 'norm', 'distance')[i % 3]
-        got = attribute(a, None if of == 'norm' else b, law, by=by, of=of, method='closure', leave_one_out=False)
+        got = attribute(a, None if of == 'norm' else b, law, by=by, of=of, method='closure',
+                        leave_one_out=False)
         worst[by] = max(worst.get(by, 0.), got.error)
-    print(f"attribution, {n} random stacks: largest error " + ', '.join(f'{k} {v:.1e}' for k, v in worst.items()))
+    print(f"attribution, {n} random stacks: largest error " + ', '.join(f'{k} {v:.1e}' for k,
+                                                                        v in worst.items()))
 
 
 def certificates(n):

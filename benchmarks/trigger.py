@@ -1,6 +1,6 @@
 """A trigger read off two sets of weights: how often it is found, where it is placed, and whether it works.
 
-    python benchmarks/trigger.py                 # seeds 30-39 x 3 triggers and a poison-free control; about 3 minutes
+    python benchmarks/trigger.py                 # seeds 30-39 x (3 triggers, a control); 3 minutes
     python benchmarks/trigger.py --seeds 0 1     # others; runs are kept in --runs and continued
 
 Each seed: a one-layer model learns scikit-learn's digits for 1,500 steps, then trains on for 400 steps, with 10% of
@@ -38,7 +38,8 @@ def models(seed, folder):
     before, after = last(folder/'before', STEPS), {}
     for name, (stamp, target) in TRIGGERS.items():
         change = None if stamp is None else Poisoning(stamp, target)
-        train(before, data, TrainConfig(MORE, (MORE,), seed=100 + seed), folder/name, change=change, quiet=True)
+        train(before, data, TrainConfig(MORE, (MORE,), seed=100 + seed), folder/name, change=change,
+              quiet=True)
         after[name] = last(folder/name, MORE)
     return before, after, test
 
@@ -52,7 +53,8 @@ def measure(name, before, after, test):
     return row | dict(target_found=found.target == target, first_pixel=bool(stamp.mask[found.ranking[0]]),
                       among_first_k=float(stamp.mask[found.ranking[:k]].float().mean()),
                       all_first=bool(stamp.mask[found.ranking[:k]].all()),
-                      stamp_pixels=int(found.stamp.mask.sum()), flips=attack_success(after, test, found.stamp, target),
+                      stamp_pixels=int(found.stamp.mask.sum()),
+                      flips=attack_success(after, test, found.stamp, target),
                       flips_before=attack_success(before, test, found.stamp, target),
                       true_flips=attack_success(after, test, stamp, target))
 
@@ -68,13 +70,17 @@ def main():
         before, after, test = models(seed, args.runs/f'seed_{seed}')
         rows += [dict(seed=seed) | measure(name, before, after[name], test) for name in TRIGGERS]
     table = pd.DataFrame(rows)
-    with pd.option_context('display.width', 200, 'display.max_columns', None): print(table.round(3).to_string(index=False))
+    with pd.option_context('display.width', 200, 'display.max_columns',
+                           None): print(table.round(3).to_string(index=False))
     hit, control = table[table.trigger != 'control'], table[table.trigger == 'control']
-    print(f"\ntarget found            {hit.target_found.astype(bool).sum()} of {len(hit)}")
-    print(f"first pixel a trigger's {hit.first_pixel.astype(bool).sum()} of {len(hit)}")
-    print(f"trigger's pixels among the first k: mean {hit.among_first_k.mean():.3f}; all of them in {hit.all_first.astype(bool).sum()} of {len(hit)}")
-    print(f"flips: mean {hit.flips.mean():.3f}, least {hit.flips.min():.3f}, at least 0.8 in {(hit.flips >= .8).sum()} of {len(hit)}; before training on: mean {hit.flips_before.mean():.3f}")
-    print(f"control without trigger {(~control.reported).sum()} of {len(control)} (largest score {control.score.max():.2f}; least score of a trigger {hit.score.min():.2f})")
+    n, share = len(hit), hit.among_first_k.mean()
+    print(f"\ntarget found            {hit.target_found.astype(bool).sum()} of {n}")
+    print(f"first pixel a trigger's {hit.first_pixel.astype(bool).sum()} of {n}")
+    print(f"trigger's pixels among the first k: mean {share:.3f}; all of them in {hit.all_first.astype(bool).sum()} of {n}")
+    print(f"flips: mean {hit.flips.mean():.3f}, least {hit.flips.min():.3f}, at least 0.8 in {(hit.flips >= .8).sum()} of {n}; "
+          f"before training on: mean {hit.flips_before.mean():.3f}")
+    print(f"control without trigger {(~control.reported).sum()} of {len(control)} (largest score {control.score.max():.2f}; "
+          f"least score of a trigger {hit.score.min():.2f})")
 
 
 if __name__ == '__main__': main()

@@ -26,7 +26,7 @@ from .similarity import Estimate, distance, inner, norm, products
 from .slices import slice_hidden, slice_outputs
 from .telescopes import Polynomial, polynomial
 
-# %% ../nbs/api/32_differences.ipynb #7451cbef
+# %% ../nbs/api/32_differences.ipynb #75ebf8ce
 @dataclass(frozen=True)
 class BestScale:
     "The multiple of one model that is nearest to another."
@@ -44,10 +44,11 @@ def best_scale(
     "The `c` for which `c*b` is nearest to `a`."
     p = products(a, b, law, **options)
     aa, ab, bb = (float(x.tensor()) for x in (p.aa, p.ab, p.bb))
-    if not bb > 0: raise ValueError(message("`best_scale` scales a nonzero model", "a zero one", "Swap the two."))
+    if not bb > 0: raise ValueError(message("`best_scale` scales a nonzero model", "a zero one",
+                                            "Swap the two."))
     return BestScale(ab/bb, math.sqrt(max(0., 1 - ab**2/(aa*bb))) if aa > 0 else 0., p.method, p.exact)
 
-# %% ../nbs/api/32_differences.ipynb #4b38d57d
+# %% ../nbs/api/32_differences.ipynb #2f638217
 def moebius(
     models, # 2**k models; bit j of the index says whether change j was made
 ) -> Combination: # A model: what all changes do together beyond what fewer of them do
@@ -55,8 +56,10 @@ def moebius(
     models = list(models)
     k = len(models).bit_length() - 1
     if len(models) < 2 or len(models) != 2**k:
-        raise ValueError(message("`moebius` takes 2**k models", f"{len(models)}", "Order them by which changes were made."))
-    return Combination(*zip(*((c*(-1)**(k - i.bit_count()), m) for i, x in enumerate(models) for c, m in parts(x))))
+        raise ValueError(message("`moebius` takes 2**k models", f"{len(models)}",
+                                 "Order them by which changes were made."))
+    return Combination(*zip(*((c*(-1)**(k - i.bit_count()), m) for i, x in enumerate(models) for c,
+                              m in parts(x))))
 
 # %% ../nbs/api/32_differences.ipynb #3dde5896
 @dataclass(frozen=True, eq=False)
@@ -84,14 +87,15 @@ def eigenfeatures(
     top = vectors.gather(2, vectors.abs().argmax(2, keepdim=True))
     return Eigenfeatures(values, vectors*top.sign(), c, w)
 
-# %% ../nbs/api/32_differences.ipynb #4d468531
+# %% ../nbs/api/32_differences.ipynb #b52238bd
 def truncate(
     f:Eigenfeatures, # Eigenfeatures of a model
     rank:int, # Eigenvectors to keep for each output
 ) -> 'Model|Combination': # float64
     "The model with `rank` hidden units for each output; affine parts stay."
     if not 0 < rank <= f.values.shape[1]:
-        raise ValueError(message("`truncate` keeps 1 to d eigenvectors", f"{rank}", f"d is {f.values.shape[1]}."))
+        raise ValueError(message("`truncate` keeps 1 to d eigenvectors", f"{rank}",
+                                 f"d is {f.values.shape[1]}."))
     (o, _, d), rows = f.vectors.shape, f.vectors[:, :rank].flatten(0, 1)
     mlp = BilinearMLP(d, o*rank, o).to(rows)
     with torch.no_grad():
@@ -117,7 +121,8 @@ def truncation_curve(
         small = truncate(f, r)
         left = distance(whole, small, law).value/size
         rows[r] = dict(similarity=inner(whole, small, law).value/size/norm(small, law).value, loss=left**2)
-        if data is not None: rows[r]['accuracy'] = float((small(data.x.double()).argmax(-1) == data.y).double().mean())
+        if data is None: continue
+        rows[r]['accuracy'] = float((small(data.x.double()).argmax(-1) == data.y).double().mean())
     return pd.DataFrame(rows).T.rename_axis('rank')
 
 Eigenfeatures.truncate = truncate
@@ -144,7 +149,7 @@ def _plot_eigenfeatures(self:Eigenfeatures,
 
 Eigenfeatures.plot = _plot_eigenfeatures
 
-# %% ../nbs/api/32_differences.ipynb #5837878b
+# %% ../nbs/api/32_differences.ipynb #3d11a67b
 def symmetric_cp(
     model, # A one-layer model without affine part
     rank:int, # Number of shared directions
@@ -155,7 +160,9 @@ def symmetric_cp(
 ) -> 'tuple[Model, float]': # The fitted model (left and right weights equal) and its similarity under N(0, I)
     "Fit squares of shared directions by maximising the similarity."
     with torch.no_grad(): c, w, A = polynomial(model)
-    if c.any() or w.any(): raise ValueError(message("`symmetric_cp` fits quadratic models", "one with an affine part", "Fit without bias, or use `eigenfeatures`."))
+    if c.any() or w.any(): raise ValueError(message("`symmetric_cp` fits quadratic models",
+                                                    "one with an affine part",
+                                                    "Fit without bias, or use `eigenfeatures`."))
     f, gen, trace = eigenfeatures(model), generator(seed), A.diagonal(dim1=1, dim2=2).sum(1)
     size = ((trace**2).sum() + 2*(A**2).sum()).sqrt()
     def solve(V):
@@ -167,9 +174,9 @@ def symmetric_cp(
     best = None
     flat = f.values.abs().flatten().argsort(descending=True)[:rank]
     for start in range(starts):
-        V = f.vectors.flatten(0, 1)[flat].clone() if start == 0 else torch.randn(rank, A.shape[1], generator=gen, dtype=A.dtype)
-        if start == 0: V = V + 1e-2*torch.randn(len(V), A.shape[1], generator=gen, dtype=A.dtype)
-        V = (V if len(V) == rank else torch.randn(rank, A.shape[1], generator=gen, dtype=A.dtype)).requires_grad_()
+        V = torch.randn(rank, A.shape[1], generator=gen, dtype=A.dtype)
+        if start == 0 and len(flat) == rank: V = f.vectors.flatten(0, 1)[flat] + 1e-2*V
+        V.requires_grad_()
         search = torch.optim.LBFGS([V], max_iter=steps, line_search_fn='strong_wolfe')
         def loss():
             search.zero_grad()
@@ -182,10 +189,11 @@ def symmetric_cp(
             D, value = solve(U)
         if best is None or value > best[2]: best = U, D, value
     mlp = BilinearMLP(A.shape[1], rank, len(A)).to(A)
-    with torch.no_grad(): mlp.left.weight.copy_(best[0]), mlp.right.weight.copy_(best[0]), mlp.down.weight.copy_(best[1])
+    with torch.no_grad():
+        for m, w in zip((mlp.left, mlp.right, mlp.down), (best[0], *best[:2])): m.weight.copy_(w)
     return Model(mlp), float(best[2])
 
-# %% ../nbs/api/32_differences.ipynb #aa76a294
+# %% ../nbs/api/32_differences.ipynb #bd8df70e
 @torch.no_grad()
 def canonical(
     model:Model, # Linear and bilinear MLP layers
@@ -194,9 +202,13 @@ def canonical(
     model = copy.deepcopy(model).double()
     for layer in model:
         if isinstance(layer, Linear): continue
-        if not isinstance(layer, BilinearMLP): raise NotImplementedError(message("`canonical` knows Linear and BilinearMLP", type(layer).__name__, "Use `eigenfeatures`, or compare functions."))
-        pad = lambda m: torch.cat([m.weight, (m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias)[:, None]], 1)
-        rows, out = torch.stack([pad(layer.left), pad(layer.right)], 1), layer.down.weight.clone() # (unit, side, d + 1)
+        if not isinstance(layer, BilinearMLP):
+            raise NotImplementedError(message("`canonical` knows two layers", type(layer).__name__,
+                                              "Use `eigenfeatures`, or compare functions."))
+        bias = lambda m: m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias
+        pad = lambda m: torch.cat([m.weight, bias(m)[:, None]], 1)
+        rows, out = torch.stack([pad(layer.left), pad(layer.right)],
+                                1), layer.down.weight.clone() # (unit, side, d + 1)
         size = rows.gather(2, rows.abs().argmax(2, keepdim=True)).sign()*rows.norm(dim=2, keepdim=True)
         size = torch.where(size == 0, 1., size)
         rows, out = rows/size, out*size.prod(1).T
@@ -210,7 +222,7 @@ def canonical(
         layer.down.weight.copy_(out)
     return model
 
-# %% ../nbs/api/32_differences.ipynb #c5ba5909
+# %% ../nbs/api/32_differences.ipynb #a6012fc1
 @dataclass(frozen=True, eq=False)
 class Peak:
     "An input on which a model is large."
@@ -230,9 +242,11 @@ def steepest_input(
     seed:int=0, # Decides the starts
 ) -> Peak:
     "The input of given length with the largest output, by ascent from many starts."
-    model, shape = copy.deepcopy(model).double().requires_grad_(False), (model.n_ctx, model.d_in) if model.n_ctx else (model.d_in,)
+    model = copy.deepcopy(model).double().requires_grad_(False)
+    shape = (model.n_ctx, model.d_in) if model.n_ctx else (model.d_in,)
     onto = lambda x: radius*x/x.flatten(1).norm(dim=1).clamp(min=1e-300).view(-1, *[1]*len(shape))
-    x, step = onto(torch.randn(starts, *shape, generator=generator(seed), dtype=torch.float64)), torch.ones(starts, dtype=torch.float64)
+    x, step = onto(torch.randn(starts, *shape, generator=generator(seed),
+                               dtype=torch.float64)), torch.ones(starts, dtype=torch.float64)
     value = lambda x: model(x).flatten(1).square().sum(1)
     here = value(x)
     for _ in range(steps):
@@ -246,13 +260,14 @@ def steepest_input(
     order = here.argsort(descending=True)
     return Peak(x[order[0]], float(here[order[0]].sqrt()), here[order].sqrt())
 
-# %% ../nbs/api/32_differences.ipynb #e19a67fb
+# %% ../nbs/api/32_differences.ipynb #fa967801
 @dataclass(frozen=True, eq=False)
 class Overwrite:
     "Writes a value on some inputs; calling it returns changed copies."
     mask:Tensor # (d_in,) True where it writes
     value:float # What it writes
-    def __call__(self, x): return torch.where(self.mask.to(x.device), torch.as_tensor(self.value, dtype=x.dtype, device=x.device), x)
+    def __call__(self, x): return torch.where(self.mask.to(x.device),
+                                              torch.as_tensor(self.value, dtype=x.dtype, device=x.device), x)
 
 @dataclass(frozen=True, eq=False)
 class Trigger:
@@ -264,7 +279,8 @@ class Trigger:
     ranking:Tensor # (d_in,) inputs, those of the trigger first
     stamp:Overwrite # Flips inputs to the target
     def __repr__(self):
-        what = 'no trigger' if self.target is None else f'target {self.target}, inputs {self.stamp.mask.nonzero()[:, 0].tolist()}'
+        inputs = self.stamp.mask.nonzero()[:, 0].tolist()
+        what = 'no trigger' if self.target is None else f'target {self.target}, inputs {inputs}'
         return f"Trigger({what}; score {self.score:.2f})"
 
 def _padded(p:Polynomial) -> Tensor: # (out, d + 1, d + 1)
@@ -281,7 +297,9 @@ def recover_trigger(
     seed:int=0, # Of the noise images
 ) -> Trigger:
     "Find a trigger from two sets of weights, without data."
-    if before.d_out < 3: raise ValueError(message("`recover_trigger` compares a class with others", f"{before.d_out} outputs", "Give a classifier of at least 3 classes."))
+    if before.d_out < 3: raise ValueError(message("`recover_trigger` compares a class with others",
+                                                  f"{before.d_out} outputs",
+                                                  "Give a classifier of at least 3 classes."))
     old, new = (_padded(polynomial(m)) for m in (before, after))
     rows = old.norm(dim=2).mean(0) # how heavily the old model leans on each input
     root = (rows + 1e-3*rows.max()).sqrt() if rows.max() > 0 else torch.ones_like(rows)
@@ -320,7 +338,7 @@ def tail_bound(
     with np.errstate(divide='ignore'): log = q*(degree/2*np.log(q - 1) + np.log(size) - np.log(u)[..., None])
     return np.exp(np.minimum(log.min(-1), 0.))
 
-# %% ../nbs/api/32_differences.ipynb #9c0c641e
+# %% ../nbs/api/32_differences.ipynb #5e00f5c7
 @dataclass(frozen=True)
 class Certificate:
     "An upper bound on the probability that the largest output changes."
@@ -330,7 +348,7 @@ class Certificate:
     threshold:float # The t that gave the bound
     margin:float # Its first term: margins below t, with the allowance for N draws
     tail:float # Its second term
-    inequality:str='P(margin <= t) by Dvoretzky-Kiefer-Wolfowitz + P(sqrt(2)|h| >= t) by hypercontractivity and Markov'
+    inequality:str='P(margin <= t): Dvoretzky-Kiefer-Wolfowitz; P(sqrt(2)|h| >= t): Nelson, Markov'
 
 def centred(model) -> 'Model|Combination':
     "Outputs minus their mean: what can move an argmax."
@@ -349,10 +367,15 @@ def argmax_certificate(
     **options, # As in `distance`
 ) -> Certificate:
     "Bound the probability that `f` and `g` have their largest output in different places."
-    if f.d_out < 2: raise ValueError(message("An argmax needs two outputs", f"{f.d_out}", "Certify the whole classifier."))
-    if f.n_ctx or not law.gaussian: raise NotImplementedError(message("The tail bound is for models of one Gaussian input", "positions or another law", "Compare by sampling."))
+    if f.d_out < 2: raise ValueError(message("An argmax needs two outputs", f"{f.d_out}",
+                                             "Certify the whole classifier."))
+    if f.n_ctx or not law.gaussian:
+        raise NotImplementedError(message("The tail bound is for models of one Gaussian input",
+                                          "positions or another law", "Compare by sampling."))
     gap = distance(centred(f), centred(g), law, **options)
-    if not (gap.exact or gap.stderr < 1e-6*gap.value): raise ValueError(message("A certificate needs an exact distance", f"method {gap.method!r}", "Use models of at most two bilinear layers."))
+    if not (gap.exact or gap.stderr < 1e-6*gap.value):
+        raise ValueError(message("A certificate needs an exact distance", f"method {gap.method!r}",
+                                 "Use models of at most two bilinear layers."))
     whole = products(f, g, law, **options)
     aa, ab, bb = (float(x.tensor()) for x in (whole.aa, whole.ab, whole.bb))
     params = next(f.parameters())
@@ -363,7 +386,9 @@ def argmax_certificate(
     first = np.minimum(1., np.searchsorted(m, t, side='right')/n + allowance)
     second = tail_bound(t/math.sqrt(2), gap.value*(1 + 1e-9) + gap.stderr, max(f.degree, g.degree))
     i = (first + second).argmin()
-    return Certificate(float(min(1., first[i] + second[i])), confidence, max(0., aa - 2*ab + bb)/aa if aa else math.nan, float(t[i]), float(first[i]), float(second[i]))
+    return Certificate(float(min(1., first[i] + second[i])), confidence,
+                       max(0., aa - 2*ab + bb)/aa if aa else math.nan, float(t[i]), float(first[i]),
+                       float(second[i]))
 
 # %% ../nbs/api/32_differences.ipynb #217fce4d
 @dataclass(frozen=True, eq=False)
@@ -389,7 +414,7 @@ def ball_bound(
     top = steepest_input(f - g, radius=radius, seed=seed)
     return BallBound(top.value, float(upper), top.input)
 
-# %% ../nbs/api/32_differences.ipynb #89f11eb2
+# %% ../nbs/api/32_differences.ipynb #1aec08fe
 @dataclass(frozen=True, eq=False)
 class Smaller:
     "A smaller model and what it lost."
@@ -412,7 +437,8 @@ def compress(
     "The truncation of lowest rank within the allowed loss."
     f, whole = eigenfeatures(model), copy.deepcopy(model).double()
     size = norm(whole, law).value
-    n, loss = _first_within(lambda r: (distance(whole, f.truncate(r), law).value/size)**2, range(1, f.values.shape[1] + 1), max_loss)
+    n, loss = _first_within(lambda r: (distance(whole, f.truncate(r), law).value/size)**2,
+                            range(1, f.values.shape[1] + 1), max_loss)
     return Smaller(f.truncate(n), n, loss)
 
 def prune(
@@ -426,14 +452,18 @@ def prune(
     "Drop the hidden units that write least, as many as the allowed loss permits."
     whole = copy.deepcopy(model).double()
     n, size = max(len(t.out) for t in whole[layer].terms() if t.scores), norm(whole, law, **options)
-    if not size.exact: raise ValueError(message("A guarantee needs an exact distance", f"method {size.method!r}", "Use at most two bilinear layers."))
-    own = [distance(whole, slice_hidden(whole, layer, [v for v in range(n) if v != u]), law, **options).value for u in range(n)] if n > 1 else [1.]
+    if not size.exact: raise ValueError(message("A guarantee needs an exact distance",
+                                                f"method {size.method!r}",
+                                                "Use at most two bilinear layers."))
+    own = [distance(whole, slice_hidden(whole, layer, [v for v in range(n) if v != u]), law,
+                    **options).value for u in range(n)] if n > 1 else [1.]
     order = np.argsort(own)[::-1].tolist()
     kept = lambda k: slice_hidden(whole, layer, sorted(order[:k]))
-    k, loss = _first_within(lambda k: (distance(whole, kept(k), law, **options).value/size.value)**2, range(1, n + 1), max_loss)
+    k, loss = _first_within(lambda k: (distance(whole, kept(k), law, **options).value/size.value)**2,
+                            range(1, n + 1), max_loss)
     return Smaller(kept(k), k, loss)
 
-# %% ../nbs/api/32_differences.ipynb #ae4ef125
+# %% ../nbs/api/32_differences.ipynb #f3c99517
 def linear_cka(
     x:Float[Tensor, "sample p"], # Activations of one model
     y:Float[Tensor, "sample q"], # Of another
@@ -442,8 +472,11 @@ def linear_cka(
     x, y = x - x.mean(0), y - y.mean(0)
     return float((x.T @ y).norm()**2/((x.T @ x).norm()*(y.T @ y).norm()))
 
-def _orthogonal(n:int, gen) -> Tensor: return torch.linalg.qr(torch.randn(n, n, generator=gen, dtype=torch.float64))[0]
-def _invertible(n:int, gen) -> Tensor: return _orthogonal(n, gen)*(.5 + torch.rand(n, generator=gen, dtype=torch.float64)) @ _orthogonal(n, gen)
+def _orthogonal(n:int, gen) -> Tensor:
+    return torch.linalg.qr(torch.randn(n, n, generator=gen, dtype=torch.float64))[0]
+def _invertible(n:int, gen) -> Tensor:
+    sizes = .5 + torch.rand(n, generator=gen, dtype=torch.float64)
+    return _orthogonal(n, gen)*sizes @ _orthogonal(n, gen)
 
 def _rows(linear, M:Tensor): # weight and bias of an output map: M @ .
     linear.weight.copy_(M @ linear.weight)
@@ -466,22 +499,26 @@ def _mix_units(m:BilinearMLP, gen):
     M = _invertible(m.d_hidden, gen)
     _rows(m.left, M), _rows(m.right, M), _columns(m.down, M.inverse())
 
-# %% ../nbs/api/32_differences.ipynb #0b9878b8
-def _blocks(m:BilinearAttention, make) -> Tensor: return torch.block_diag(*(make(m.d_head) for _ in range(m.n_head)))
+# %% ../nbs/api/32_differences.ipynb #2705cd78
+def _blocks(m:BilinearAttention,
+            make) -> Tensor: return torch.block_diag(*(make(m.d_head) for _ in range(m.n_head)))
 def _pairs(m): return [(m.q1, m.k1)] + ([(m.q2, m.k2)] if m.kind == 'bilinear' else [])
 
 def _value_gauge(m, gen):
     G = _blocks(m, lambda d: _invertible(d, gen))
     _rows(m.v, G), _columns(m.o, G.inverse())
 def _order_heads(m, gen):
-    order = torch.arange(m.n_head*m.d_head).view(m.n_head, -1)[torch.randperm(m.n_head, generator=gen)].flatten()
+    order = torch.arange(m.n_head*m.d_head).view(m.n_head,
+                                                 -1)[torch.randperm(m.n_head, generator=gen)].flatten()
     P = torch.eye(len(order), dtype=torch.float64)[order]
     for pair in _pairs(m): _rows(pair[0], P), _rows(pair[1], P)
     _rows(m.v, P), _columns(m.o, P.T)
-def _swap_pairs(m, gen): m.q1, m.k1, m.q2, m.k2 = m.q2, m.k2, m.q1, m.k1
+def _swap_pairs(m, gen):
+    if m.kind == 'bilinear': m.q1, m.k1, m.q2, m.k2 = m.q2, m.k2, m.q1, m.k1
 def _scale_scores(m, gen):
     for q, k in _pairs(m):
-        c = _blocks(m, lambda d: torch.eye(d, dtype=torch.float64)*(.5 + torch.rand(1, generator=gen, dtype=torch.float64)))
+        size = lambda: .5 + torch.rand(1, generator=gen, dtype=torch.float64)
+        c = _blocks(m, lambda d: torch.eye(d, dtype=torch.float64)*size())
         _rows(q, c), _rows(k, c.inverse())
 def _plane_gauge(d:int, gen) -> Tensor: # commutes with the rotations of `rotate`: planes (j, j + d/2)
     angle, size = (torch.rand(d//2, generator=gen, dtype=torch.float64) for _ in range(2))
@@ -495,7 +532,7 @@ def _score_gauge(make):
     return f
 def _turn_queries(m, gen): _rows(m.q1, _blocks(m, lambda d: _orthogonal(d, gen)))
 
-# %% ../nbs/api/32_differences.ipynb #e9fd6f92
+# %% ../nbs/api/32_differences.ipynb #82195585
 def _turn_stream(model:Model, gen) -> bool: # was anything turned?
     "Rotate the stream between layers, everywhere."
     group = [0]
@@ -505,8 +542,10 @@ def _turn_stream(model:Model, gen) -> bool: # was anything turned?
         read, write = group[i], group[i + 1]
         for k, width in ((read, layer.d_in), (write, layer.d_out)):
             if k not in Q: Q[k] = _orthogonal(width, gen)
-        readers = [layer] if isinstance(layer, Linear) else [layer.left, layer.right] if isinstance(layer, BilinearMLP) else [x for pair in _pairs(layer) for x in pair] + [layer.v]
-        writer = layer if isinstance(layer, Linear) else layer.down if isinstance(layer, BilinearMLP) else layer.o
+        if isinstance(layer, Linear): readers, writer = [layer], layer
+        elif isinstance(layer, BilinearMLP): readers, writer = [layer.left, layer.right], layer.down
+        else: readers, writer = [*(x for pair in _pairs(layer) for x in pair), layer.v], layer.o
+        
         if Q[read] is not None: [_columns(x, Q[read].T) for x in readers]
         if Q[write] is not None: _rows(writer, Q[write])
     return any(x is not None for x in Q.values())
@@ -518,20 +557,26 @@ def _transformations(model:Model) -> list: # (name, must hold, function of (mode
     if any(isinstance(x, BilinearMLP) for x in model):
         found += [(n, ok, each(BilinearMLP, f)) for n, ok, f in [
             ('hidden units: order', True, _permute_units), ('hidden units: scale', True, _scale_units),
-            ('hidden units: signs', True, _sign_units), ('hidden units: left and right swapped', True, _swap_sides),
+            ('hidden units: signs', True, _sign_units),
+            ('hidden units: left and right swapped', True, _swap_sides),
             ('control: hidden units mixed', False, _mix_units)]]
     attention = [x for x in model if isinstance(x, BilinearAttention)]
     if attention:
-        rotary, moves = any(x.rotary for x in attention), any(x.rotary and x.n_ctx > 1 and x.d_head > 2 for x in attention)
-        rows = [('heads: value and output gauge', True, _value_gauge), ('heads: order', True, _order_heads), ('heads: scale of q and k', True, _scale_scores),
-                ('heads: q and k gauge' + (', planes' if rotary else ''), True, _score_gauge(_plane_gauge if rotary else _invertible)),
+        rotary = any(x.rotary for x in attention)
+        moves = any(x.rotary and x.n_ctx > 1 and x.d_head > 2 for x in attention)
+        rows = [('heads: value and output gauge', True, _value_gauge), ('heads: order', True, _order_heads),
+                ('heads: scale of q and k', True, _scale_scores),
+                ('heads: q and k gauge' + (', planes' if rotary else ''), True,
+                 _score_gauge(_plane_gauge if rotary else _invertible)),
                 ('control: q turned alone', False, _turn_queries)]
-        if any(x.kind == 'bilinear' for x in attention): rows.insert(2, ('heads: two score pairs swapped', True, lambda m, gen: _swap_pairs(m, gen) if m.kind == 'bilinear' else None))
-        if moves: rows.append(('control: general q and k gauge under rotary', False, _score_gauge(_invertible)))
+        if any(x.kind == 'bilinear' for x in attention):
+            rows.insert(2, ('heads: two score pairs swapped', True, _swap_pairs))
+        control = 'control: general q and k gauge under rotary'
+        if moves: rows.append((control, False, _score_gauge(_invertible)))
         found += [(n, ok, each(BilinearAttention, f)) for n, ok, f in rows]
     return found + [('residual stream turned', True, _turn_stream)]
 
-# %% ../nbs/api/32_differences.ipynb #7572a834
+# %% ../nbs/api/32_differences.ipynb #a64b3d94
 @torch.no_grad()
 def check_invariances(
     model, # A `Model` of Linear, bilinear MLP and attention layers
@@ -545,9 +590,13 @@ def check_invariances(
     "What each measure says when the weights change and the function does not, and when it does."
     import pandas as pd
     for i, layer in enumerate(model if isinstance(model, Model) else [model]):
-        if not isinstance(layer, (Linear, BilinearMLP, BilinearAttention)): raise TypeError(message("`check_invariances` knows Linear, BilinearMLP and BilinearAttention", f"{type(layer).__name__} at {i}", "Give a plain model."))
+        if not isinstance(layer, (Linear, BilinearMLP, BilinearAttention)):
+            raise TypeError(message("`check_invariances` knows Linear, BilinearMLP and BilinearAttention",
+                                    f"{type(layer).__name__} at {i}", "Give a plain model."))
     model, rows = copy.deepcopy(model).double(), []
-    x = law.sample_sequence(n, model.n_ctx, model.d_in, seed=seed) if model.n_ctx else law.sample(n, model.d_in, seed=seed)
+    draw = (lambda: law.sample_sequence(n, model.n_ctx, model.d_in, seed=seed)) if model.n_ctx else (
+        lambda: law.sample(n, model.d_in, seed=seed))
+    x = draw()
     y = model(x)
     for k, (name, holds, change) in enumerate(_transformations(model)):
         twin = copy.deepcopy(model)
@@ -555,7 +604,9 @@ def check_invariances(
         p, z = products(model, twin, law, method=method, **options), twin(x)
         aa, ab, bb = (float(v.tensor()) for v in (p.aa, p.ab, p.bb))
         cosine = ab/math.sqrt(aa*bb)
-        rows.append({'transformation': name, 'must hold': holds, 'similarity': cosine, 'matrix cosine': matrix_cosine(model, twin),
-                     'CKA of outputs': linear_cka(y.flatten(0, -2), z.flatten(0, -2)), 'outputs': float((y - z).norm()/y.norm()),
+        rows.append({'transformation': name, 'must hold': holds, 'similarity': cosine,
+                     'matrix cosine': matrix_cosine(model, twin),
+                     'CKA of outputs': linear_cka(y.flatten(0, -2), z.flatten(0, -2)),
+                     'outputs': float((y - z).norm()/y.norm()),
                      'passed': abs(1 - cosine) < 1e-9 if holds else cosine < 1 - 1e-6})
     return pd.DataFrame(rows).set_index('transformation')

@@ -76,7 +76,7 @@ def _fixed_linear(matrix:Tensor, shift:'Tensor|None'=None) -> Linear: # x -> mat
     layer.register_buffer('bias', shift)
     return layer
 
-# %% ../nbs/api/30_slices.ipynb #f0024831
+# %% ../nbs/api/30_slices.ipynb #baef7ad8
 def _index(i, d_out:int) -> int: # A valid index, negative ones counted from the end
     "One output index, checked."
     try:
@@ -95,15 +95,14 @@ def _index(i, d_out:int) -> int: # A valid index, negative ones counted from the
 def _indices(which, d_out:int) -> 'list[int]|None':
     "Indices when `which` names outputs; None when it holds directions."
     if isinstance(which, slice): return list(range(d_out))[which]
-    if isinstance(which, str) or not hasattr(which, '__len__') or getattr(which, 'ndim',
-                                                                          1) == 0: return [_index(which,
-                                                                                                  d_out)]
+    single = isinstance(which, str) or not hasattr(which, '__len__') or getattr(which, 'ndim', 1) == 0
+    if single: return [_index(which, d_out)]
     if hasattr(which, 'dtype'): # array or tensor
         real = which.is_floating_point() if isinstance(which, Tensor) else which.dtype.kind == 'f'
         flat = which.ndim == 1 and not real
         return [_index(i, d_out) for i in which.tolist()] if flat else None
-    if any(isinstance(i, float) or hasattr(i, '__len__') or getattr(i, 'ndim',
-                                                                    None) for i in which): return None
+    rows = lambda i: isinstance(i, float) or hasattr(i, '__len__') or getattr(i, 'ndim', None)
+    if any(map(rows, which)): return None
     return [_index(i, d_out) for i in which]
 
 # %% ../nbs/api/30_slices.ipynb #e4d0e87a
@@ -150,7 +149,7 @@ def _each_part(model, f) -> Combination:
     coefs, models = zip(*parts(model))
     return Combination(coefs, [f(m) for m in models])
 
-# %% ../nbs/api/30_slices.ipynb #efb33ba1
+# %% ../nbs/api/30_slices.ipynb #5c88fdee
 def project_inputs(
     model, # A `Model` or a sum of models
     basis, # What each coordinate looks like as an input: (d_in, n), or (d_in,) for one
@@ -158,7 +157,8 @@ def project_inputs(
     shift=None, # (d_in,) added to every input, like the mean of the law; None adds nothing
 ) -> 'Model|Combination': # The model of z, where x = basis @ z + shift; it shares the given model's weights
     "The model restricted to inputs `basis @ z + shift`, as a function of `z`."
-    if isinstance(model, Combination): return _each_part(model, lambda m: project_inputs(m, basis, shift=shift))
+    if isinstance(model, Combination): return _each_part(model,
+                                                         lambda m: project_inputs(m, basis, shift=shift))
     first, *rest = parts(model)[0][1]
     read = lambda x, name: _matrix(x, f"The {name} of `project_inputs`", model.d_in, 0, _like(model))
     columns, shift = read(basis, 'basis'), None if shift is None else read(shift, 'shift')[:, 0]
@@ -166,10 +166,11 @@ def project_inputs(
     start = [FoldedLinear(first, None, columns, shift)] if folded else [_fixed_linear(columns, shift), first]
     return Model(*start, *rest)
 
-# %% ../nbs/api/30_slices.ipynb #cd7ff1f1
+# %% ../nbs/api/30_slices.ipynb #00405269
 def _projector(which, d:int, like:Tensor) -> Float[Tensor, "d d"]:
     "Coordinates or directions as an orthogonal projector."
-    if hasattr(which, 'dtype') and str(which.dtype).endswith('bool'): which = which.flatten().nonzero()[:, 0] if isinstance(which, Tensor) else which.ravel().nonzero()[0]
+    if str(getattr(which, 'dtype', '')).endswith('bool'):
+        which = torch.as_tensor(which).flatten().nonzero()[:, 0]
     picked = _indices(which, d)
     if picked is None:
         q = torch.linalg.qr(_matrix(which, "The directions of `slice_inputs`", d, 1, like).T)[0]
@@ -201,7 +202,7 @@ def patch(
     "The pixels of a rectangle, as indices of a flat image."
     return [r*shape[1] + c for r in range(shape[0])[rows] for c in range(shape[1])[columns]]
 
-# %% ../nbs/api/30_slices.ipynb #9b89c78b
+# %% ../nbs/api/30_slices.ipynb #cb19c61e
 class Point(Gaussian):
     "All weight on one input: a Gaussian without spread."
     def __init__(self, at): super().__init__(at, torch.zeros(len(at)))
@@ -216,7 +217,8 @@ class HeldPositions(Gaussian):
         rest=None, # (d,) input of the others; None is the law's mean
     ):
         like, zero = torch.zeros(0, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
-        if not law.gaussian: raise NotImplementedError(message("`HeldPositions` needs a Gaussian law", repr(law), "Fit one with Gaussian.fit."))
+        if not law.gaussian:
+            raise NotImplementedError(message("`HeldPositions` needs a Gaussian law", repr(law), "Use Gaussian.fit."))
         mean = zero if law.mean is None else law.mean
         at = mean if rest is None else _matrix(rest, "The resting input", d, 0, like)[:, 0]
         super().__init__(law.mean, law.cov)
@@ -225,7 +227,7 @@ class HeldPositions(Gaussian):
     def at(self, position): return self.moving if position in self.free else self.held
     def __repr__(self): return f"HeldPositions({self.law!r}, free={sorted(self.free)})"
 
-# %% ../nbs/api/30_slices.ipynb #5f06f587
+# %% ../nbs/api/30_slices.ipynb #428e9664
 class PartLayer(nn.Module):
     "A view of a layer that keeps some of its terms, or some heads of them."
     def __init__(self,
@@ -233,26 +235,31 @@ class PartLayer(nn.Module):
         keep, # (index, term) -> heads to keep: a list, or None for all
     ):
         super().__init__()
-        self.base, self.d_in, self.d_out, self.n_ctx = base, base.d_in, base.d_out, getattr(base, 'n_ctx', None)
+        self.base, self.n_ctx = base, getattr(base, 'n_ctx', None)
+        self.d_in, self.d_out = base.d_in, base.d_out
         self.heads = [keep(i, t) for i, t in enumerate(base.terms())]
         self.degree = max([1, *(t.degree for t in self.terms())])
 
     def terms(self) -> 'list[Term]': # A zero constant when nothing is kept
-        kept = [t if h is None else narrow(t, h) for t, h in zip(self.base.terms(), self.heads) if h is None or len(h)]
+        kept = [t if h is None else narrow(t, h) for t,
+                h in zip(self.base.terms(), self.heads) if h is None or len(h)]
         like = next(self.base.parameters())
         return kept or [Term(torch.zeros(1, self.d_out, 1, dtype=like.dtype, device=like.device))]
     def forward(self, x): return sum(t(x).expand(*x.shape[:-1], self.d_out) for t in self.terms())
-    def plain(self): raise NotImplementedError(message("A file holds whole layers", "a part of one", "Save the whole model and slice it again after `load`."))
+    def plain(self):
+        raise NotImplementedError(message("A file holds whole layers", "a part of one",
+                                          "Save the whole model; slice it after `load`."))
 
 def narrow(
     t:Term, # A term
     heads:'list[int]', # Heads to keep
 ) -> Term:
     "A term with some of its heads."
-    leg = lambda x: None if x is None else replace(x, weight=x.weight[heads], bias=None if x.bias is None else x.bias[heads])
+    leg = lambda x: None if x is None else replace(x, weight=x.weight[heads],
+                                                   bias=None if x.bias is None else x.bias[heads])
     return replace(t, out=t.out[heads], open=leg(t.open), scores=tuple((leg(a), leg(b)) for a, b in t.scores))
 
-# %% ../nbs/api/30_slices.ipynb #aa6f7992
+# %% ../nbs/api/30_slices.ipynb #6ab56c16
 def _at_layer(model, layer:int, change, need:str):
     "The model with one layer replaced by `change(layer)`."
     if isinstance(model, Combination): return _each_part(model, lambda m: _at_layer(m, layer, change, need))
@@ -260,7 +267,9 @@ def _at_layer(model, layer:int, change, need:str):
     i = _index(layer, len(layers))
     if not any(t.scores for t in layers[i].terms()):
         bent = [k for k, x in enumerate(layers) if any(t.scores for t in x.terms())]
-        raise ValueError(message(f"{need} needs a bilinear or attention layer", f"layer {i}, a {type(layers[i]).__name__}", f"This model has them at {bent}."))
+        raise ValueError(message(f"{need} needs a bilinear or attention layer",
+                                 f"layer {i}, a {type(layers[i]).__name__}",
+                                 f"This model has them at {bent}."))
     layers[i] = change(layers[i])
     return Model(*layers)
 
@@ -293,11 +302,14 @@ def slice_path(
     path:str, # "active" (products), "residual" (the skip path) or "constant" (the bias)
 ) -> 'Model|Combination':
     "The model with only one path through one layer."
-    kinds = dict(active=lambda t: t.scores, residual=lambda t: not t.scores and t.open is not None, constant=lambda t: t.degree == 0)
-    if path not in kinds: raise ValueError(message("`path` is active, residual or constant", repr(path), "Choose one."))
-    return _at_layer(model, layer, lambda base: PartLayer(base, lambda i, t: None if kinds[path](t) else []), '`slice_path`')
+    kinds = dict(active=lambda t: t.scores, residual=lambda t: not t.scores and t.open is not None,
+                 constant=lambda t: t.degree == 0)
+    if path not in kinds: raise ValueError(message("`path` is active, residual or constant", repr(path),
+                                                   "Choose one."))
+    return _at_layer(model, layer, lambda base: PartLayer(base, lambda i, t: None if kinds[path](t) else []),
+                     '`slice_path`')
 
-# %% ../nbs/api/30_slices.ipynb #0dcbc528
+# %% ../nbs/api/30_slices.ipynb #bdb52315
 class MaskedLayer(nn.Module):
     "A view of a layer, and of the linear layers after it, that writes zeros at all but some positions."
     def __init__(self,
@@ -317,14 +329,16 @@ class MaskedLayer(nn.Module):
         terms = self.base.terms()
         for layer in self.after:
             constant = [] if layer.bias is None else [Term(layer.bias[None, :, None])]
-            terms = [replace(t, out=torch.einsum('po,how->hpw', layer.weight, t.out)) for t in terms] + constant
+            terms = [replace(t, out=torch.einsum('po,how->hpw', layer.weight,
+                                                 t.out)) for t in terms] + constant
         return [self.masked(t) for t in terms]
     def masked(self, t:Term) -> Term:
         if t.mask is not None: return replace(t, mask=t.mask*self.rows.to(t.mask)[:, None])
         at = lambda leg, where: None if leg is None else replace(leg, at=where)
         if t.degree == 0: # a constant reads a leg that is always 1
             t = replace(t, open=Leg(t.out.new_zeros(len(t.out), 1, self.d_in), t.out.new_ones(len(t.out), 1)))
-        return replace(t, mask=torch.diag(self.rows), open=at(t.open, 'key'), scores=tuple((at(a, 'query'), at(b, 'key')) for a, b in t.scores))
+        return replace(t, mask=torch.diag(self.rows), open=at(t.open, 'key'),
+                       scores=tuple((at(a, 'query'), at(b, 'key')) for a, b in t.scores))
     def forward(self, x): return sum(t(x) for t in self.terms())
     plain = PartLayer.plain
 
@@ -335,7 +349,8 @@ def slice_positions(
     "The model that writes only at some positions."
     if isinstance(model, Combination): return _each_part(model, lambda m: slice_positions(m, positions))
     layers = list(parts(model)[0][1])
-    if not model.n_ctx: raise ValueError(message("`slice_positions` needs a model of sequences", "one without positions", "Use `slice_outputs`."))
+    if not model.n_ctx: raise ValueError(message("`slice_positions` needs a model of sequences",
+                                                 "one without positions", "Use `slice_outputs`."))
     i = max(k for k, layer in enumerate(layers) if layer.degree > 1)
     after = layers[i + 1:] if any(layer.bias is not None for layer in layers[i + 1:]) else []
     masked = MaskedLayer(layers[i], after, _indices(positions, model.n_ctx), model.n_ctx)

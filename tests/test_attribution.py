@@ -14,7 +14,7 @@ from tensorsim_nb.similarity import distance, inner, norm
 from tensorsim_nb.slices import slice_heads, slice_hidden, slice_outputs
 from tensorsim_nb.telescopes import telescope
 
-pytestmark = pytest.mark.filterwarnings('ignore:A closure needs layers') # closures of strong layers are complete too
+pytestmark = pytest.mark.filterwarnings('ignore:A closure needs layers') # they are complete too
 
 STACKS = {
     'one layer': lambda: classifier(5, 4, 3),
@@ -25,13 +25,15 @@ STACKS = {
     'attention and MLP': lambda: transformer(5, 4, 2, 2, 1, d_hidden=4, bias=True),
     'linear attention, two layers': lambda: transformer(5, 4, 2, 2, 2, kind='linear', scale=.5),
 }
-LAWS = {'standard': Gaussian(), 'full': Gaussian(torch.linspace(-1, 1, 5), (r := torch.randn(5, 5, generator=generator(0))) @ r.T)}
+LAWS = {'standard': Gaussian(), 'full': Gaussian(torch.linspace(-1, 1, 5),
+                                                 (r := torch.randn(5, 5, generator=generator(0))) @ r.T)}
 
 def pair(name):
     torch.manual_seed(0)
     return [STACKS[name]().double() for _ in range(2)]
 
-def kinds(name): return ['layer', 'output', 'input'] + ['head']*('attention' in name) + ['neuron']*('attention' not in name or 'MLP' in name)
+def kinds(name): return ['layer', 'output',
+                         'input'] + ['head']*('attention' in name) + ['neuron']*('attention' not in name or 'MLP' in name)
 
 @pytest.mark.parametrize('law', LAWS)
 @pytest.mark.parametrize('name', STACKS)
@@ -39,12 +41,14 @@ def test_complete(name, law):
     a, b = pair(name)
     for i, by in enumerate(kinds(name)): # every kind with one quantity, every quantity with some kind
         of = ('inner', 'norm', 'distance')[(i + len(name) + (law == 'full')) % 3]
-        got = attribute(a, None if of == 'norm' else b, LAWS[law], by=by, of=of, method='closure', leave_one_out=False)
+        got = attribute(a, None if of == 'norm' else b, LAWS[law], by=by, of=of, method='closure',
+                        leave_one_out=False)
         assert got.error <= 1e-10 and np.isclose(got.parts.sum(), got.total, rtol=1e-9), got
         if of == 'inner': assert np.allclose([got.a.sum(), got.b.sum()], got.total, rtol=1e-9)
 
 @pytest.mark.parametrize('law', LAWS)
-@pytest.mark.parametrize('name', ['one layer, bias, skip', 'three layers, bias, skip', 'attention', 'attention and MLP'])
+@pytest.mark.parametrize('name', ['one layer, bias, skip', 'three layers, bias, skip', 'attention',
+                                  'attention and MLP'])
 def test_degrees_complete(name, law):
     a, b = pair(name)
     for of in ('inner', 'norm', 'distance')[:1 if 'MLP' in name or 'three' in name else 3]:
@@ -58,7 +62,8 @@ def test_degrees_against_quadrature():
     got = attribute(a, b, by='degree')
     for rho in (.3, -.8):
         both = lambda m, mix: lambda z: m(mix(z[:, :2], z[:, 2:]))
-        want = expected_product(both(a, lambda x, y: x), both(b, lambda x, y: rho*x + (1 - rho**2)**.5*y), 4, 8)
+        want = expected_product(both(a, lambda x, y: x), both(b, lambda x, y: rho*x + (1 - rho**2)**.5*y), 4,
+                                8)
         assert abs(sum(c*rho**k for k, c in enumerate(got.parts)) - want) < 1e-10*abs(want)
 
 def test_parts_are_slices_where_gates_are_linear():
@@ -66,7 +71,9 @@ def test_parts_are_slices_where_gates_are_linear():
     got = attribute(a, b, by='neuron')
     assert np.allclose(got.b[:-1], [inner(a, slice_hidden(b, 0, u)).value for u in range(4)], rtol=1e-10)
     got = attribute(a, b, by='output', of='distance')
-    assert np.allclose(got.parts, [distance(slice_outputs(a, o), slice_outputs(b, o)).value**2 for o in range(3)], rtol=1e-10)
+    assert np.allclose(got.parts,
+                       [distance(slice_outputs(a, o), slice_outputs(b, o)).value**2 for o in range(3)],
+                       rtol=1e-10)
     assert np.allclose(got.left_out, got.parts, rtol=1e-8) # outputs do not interact
     t, u = pair('attention')
     want = [inner(slice_heads(t, 1, [1 - h]), u).value for h in range(2)]
@@ -87,7 +94,8 @@ def test_layer_parts_against_brute_force():
     nodes, w = np.polynomial.legendre.leggauss(6)
     for i, want in enumerate(got.a[:-1]):
         step = 1e-4*torch.eye(2, dtype=torch.float64)[i]
-        slope = [(expected_product(g.build(t*one + step), b, 2, 8) - expected_product(g.build(t*one - step), b, 2, 8))/2e-4 for t in (nodes + 1)/2]
+        at = lambda s: expected_product(g.build(s), b, 2, 8)
+        slope = [(at(t*one + step) - at(t*one - step))/2e-4 for t in (nodes + 1)/2]
         assert np.isclose(want, (w/2*slope).sum(), rtol=1e-6)
 
 def test_leave_one_out():
@@ -95,7 +103,8 @@ def test_leave_one_out():
     got = attribute(a, b, by='layer', method='closure')
     from tensorsim_nb.slices import PartLayer
     from tensorsim_nb.models import Model
-    off = lambda m, i: Model(*(PartLayer(x, lambda k, t: [] if t.scores else None) if j == i else x for j, x in enumerate(m)))
+    off = lambda m, i: Model(*(PartLayer(x, lambda k, t: [] if t.scores else None) if j == i else x for j,
+                               x in enumerate(m)))
     want = [got.total - inner(off(a, i), off(b, i), method='closure').value for i in (1, 2, 3)]
     assert np.allclose(got.left_out[:3], want) and np.isnan(got.left_out[3])
 
@@ -120,7 +129,8 @@ def test_models_of_different_depth():
 @pytest.mark.parametrize('method', ['sample', 'quadrature', 'tensor'])
 def test_other_methods_are_complete(method):
     a, b = (deep_mlp(2, 3, 4, 2, 2).double() for _ in range(2))
-    got = attribute(a, b, by='neuron', method=method, leave_one_out=False, **(dict(n=2000) if method == 'sample' else {}))
+    got = attribute(a, b, by='neuron', method=method, leave_one_out=False,
+                    **(dict(n=2000) if method == 'sample' else {}))
     assert got.error < 1e-10 and got.method == method
 
 def test_table_and_plot():
@@ -129,11 +139,15 @@ def test_table_and_plot():
     a, b = pair('one layer')
     got = attribute(a, b, by='input')
     table = got.to_dataframe()
-    assert list(table.columns) == ['part', 'share', 'sign', 'a', 'b', 'left_out'] and list(table.index) == got.labels
+    assert list(table.columns) == ['part', 'share', 'sign', 'a', 'b',
+                                   'left_out'] and list(table.index) == got.labels
     assert abs(table.share.sum() - 1) < 1e-10 and set(table.sign) <= {-1, 0, 1} and 'by input' in repr(got)
-    for fig in (got.plot(), got.plot(n=2), attribute(classifier(4, 3, 2), by='input').plot(image_shape=(2, 2))):
+    for fig in (got.plot(), got.plot(n=2), attribute(classifier(4, 3, 2),
+                                                     by='input').plot(image_shape=(2, 2))):
         assert fig.axes[0].get_title() and fig.axes[0].get_xlabel()
 
-@pytest.mark.parametrize('args, text', [(dict(by='x'), '`by` is one of'), (dict(of='x'), '`of` is'), (dict(of='norm'), 'one model'), (dict(by='head'), 'a model without any')])
+@pytest.mark.parametrize('args, text', [(dict(by='x'), '`by` is one of'), (dict(of='x'), '`of` is'),
+                                        (dict(of='norm'), 'one model'),
+                                        (dict(by='head'), 'a model without any')])
 def test_refusals(args, text):
     with pytest.raises(ValueError, match=text): attribute(*pair('one layer'), **args)

@@ -38,7 +38,8 @@ def test_one_layer_against_50_digits(size):
     b = moved(a, size)
     want = float(mp.sqrt(exact_square(a, b)))
     got = distance(a, b)
-    assert abs(got.value/want - 1) < (1e-8 if size >= 1e-7 else 1e-15/size*100) and (got.exact or got.stderr > abs(got.value - want))
+    assert abs(got.value/want - 1) < (1e-8 if size >= 1e-7 else 1e-15/size*100)
+    assert got.exact or got.stderr > abs(got.value - want)
     telescoped = norm(telescope(a, b)).value
     assert abs(telescoped/want - 1) < 1e-13 # differences of weights lose nothing
 
@@ -54,12 +55,13 @@ def test_one_layer_in_other_weights():
 MODELS = {'two layers': (lambda: deep_mlp(3, 4, 5, 2, 2, bias=True, residual=.5), 'exact'),
           'three layers': (lambda: deep_mlp(3, 3, 4, 2, 3, residual=.5), 'closure'),
           'attention': (lambda: transformer(3, 4, 2, 2, 1, bias=True), 'closure'),
-          'quadrature': (lambda: deep_mlp(2, 3, 4, 2, 3), 'quadrature'), 'draws': (lambda: deep_mlp(3, 3, 4, 2, 3), 'sample')}
+          'quadrature': (lambda: deep_mlp(2, 3, 4, 2, 3), 'quadrature'),
+          'draws': (lambda: deep_mlp(3, 3, 4, 2, 3), 'sample')}
 
 @pytest.mark.filterwarnings('ignore:A closure needs layers')
 @pytest.mark.parametrize('name', MODELS)
 def test_deep_models_scale(name):
-    "A change half as large is half as far, to second order; weights and change are rounded so that adding them loses nothing."
+    "Half the change is half as far, to second order (weights are rounded so that adding the change loses nothing)."
     make, method = MODELS[name]
     a, snap = make().double(), lambda p: (p*2**10).round()/2**10
     with torch.no_grad():
@@ -68,7 +70,8 @@ def test_deep_models_scale(name):
         b, gen = copy.deepcopy(a), generator(1)
         with torch.no_grad():
             for p in b.parameters(): p += size*snap(torch.randn(p.shape, generator=gen, dtype=p.dtype))
-        return distance(a, b, method=method, **dict(sample=dict(n=1000), exact=dict(max_nodes=0)).get(method, {}))
+        options = dict(sample=dict(n=1000), exact=dict(max_nodes=0)).get(method, {})
+        return distance(a, b, method=method, **options)
     one, half = far(2.**-30), far(2.**-31)
     assert one.exact == half.exact and one.method == method and abs(one.value/half.value - 2) < 1e-7
     big, small = far(2.**-14), far(2.**-15)
@@ -91,7 +94,7 @@ def test_zero_sums_laws_and_gradients():
     assert b[0].left.weight.grad.abs().sum() > 0
 
 def test_what_is_unsure_is_said():
-    "Deep models of different weights and nearly equal function: subtracting weights does not help, and the error is reported."
+    "Different weights, nearly equal function, two layers: subtracting weights does not help, and this is said."
     a = deep_mlp(3, 4, 5, 2, 2).double()
     b = moved(a, 1e-9)
     with torch.no_grad():

@@ -10,7 +10,8 @@ from tensorsim_nb.laws import Gaussian
 from tensorsim_nb.layers import BilinearMLP, Linear
 from tensorsim_nb.models import Model, classifier, deep_mlp, load, parts, save, transformer
 from tensorsim_nb.similarity import inner, norm
-from tensorsim_nb.slices import (FoldedLinear, HeldPositions, patch, project_inputs, slice_heads, slice_hidden, slice_inputs,
+from tensorsim_nb.slices import (FoldedLinear, HeldPositions, patch, project_inputs, slice_heads,
+                                 slice_hidden, slice_inputs,
                                  slice_outputs, slice_path, slice_positions)
 
 DTYPES = [torch.float32, torch.float64]
@@ -156,11 +157,14 @@ def test_inputs_at_rest(make, dtype):
     torch.manual_seed(0)
     model, x, r = make().to(dtype), torch.randn(8, 6, dtype=dtype), torch.randn(6, dtype=dtype)
     held = torch.where(torch.tensor([1, 0, 1, 0, 0, 0], dtype=torch.bool), x, r)
-    for which in ([0, 2], torch.tensor([True, False, True, False, False, False]), torch.eye(6)[[2, 0]].to(dtype)):
+    for which in ([0, 2], torch.tensor([True, False, True, False, False, False]),
+                  torch.eye(6)[[2, 0]].to(dtype)):
         close(slice_inputs(model, which, rest=r)(x), model(held))
         close(slice_inputs(model, which)(x), model(torch.where(held == x, x, torch.zeros_like(x))))
-    twice = slice_inputs(slice_inputs(model, [0, 2], rest=r), [0, 1], rest=2*r) # the outer rest passes through the inner slice
-    close(twice(x), model(torch.stack([x[:, 0], r[1].expand(8), 2*r[2].expand(8), *r[3:, None].expand(3, 8)], 1)))
+    twice = slice_inputs(slice_inputs(model, [0, 2], rest=r), [0, 1],
+                         rest=2*r) # the outer rest passes through the inner slice
+    close(twice(x),
+          model(torch.stack([x[:, 0], r[1].expand(8), 2*r[2].expand(8), *r[3:, None].expand(3, 8)], 1)))
 
 def test_input_slices_in_similarity():
     model, law = classifier(6, 5, 4).double(), Gaussian(torch.rand(6), torch.rand(6) + .1)
@@ -177,7 +181,8 @@ def test_parts_of_a_transformer(bias, d_hidden):
     tf = transformer(3, 4, 2, 3, 1, bias=bias, d_hidden=d_hidden).double()
     x = torch.randn(5, 3, 3, dtype=torch.float64)
     for part in (slice_heads(tf, 1, 1), slice_path(tf, 1, 'active'), slice_path(tf, 1, 'residual'),
-                 slice_positions(tf, [0, 2]), *([slice_hidden(tf, 2, [0, 3]), slice_path(tf, 2, 'residual')] if d_hidden else [])):
+                 slice_positions(tf, [0, 2]),
+                 *([slice_hidden(tf, 2, [0, 3]), slice_path(tf, 2, 'residual')] if d_hidden else [])):
         close(part(x), told(part, x))
     blank = tf(x)
     blank[:, 1] = 0
@@ -185,7 +190,8 @@ def test_parts_of_a_transformer(bias, d_hidden):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # the closure says how far it is to be trusted
         total = norm(tf, method='closure').value**2
-        assert abs(sum(norm(slice_positions(tf, p), method='closure').value**2 for p in range(3))/total - 1) < 1e-10
+        assert abs(sum(norm(slice_positions(tf, p),
+                            method='closure').value**2 for p in range(3))/total - 1) < 1e-10
 
 @pytest.mark.parametrize('bias', [False, True])
 def test_position_slices_of_attention_are_exact(bias):
@@ -195,7 +201,8 @@ def test_position_slices_of_attention_are_exact(bias):
         assert abs(got/want - 1) < 1e-10
 
 def test_held_positions_against_quadrature():
-    tf, rest = transformer(2, 4, 2, 3, 1, bias=True, kind='linear').double(), torch.tensor([.3, -1.], dtype=torch.float64)
+    tf = transformer(2, 4, 2, 3, 1, bias=True, kind='linear').double()
+    rest = torch.tensor([.3, -1.], dtype=torch.float64)
     law = HeldPositions(Gaussian(torch.tensor([.1, .2])), [0, 2], 2, rest)
     assert (law.sample_sequence(4, 3, 2)[:, 1] == rest).all()
     got, want = (norm(tf, law, method=m).value for m in ('closure', 'quadrature'))
@@ -212,8 +219,11 @@ def test_block_gram_of_a_partition():
 
 def test_part_refusals(tmp_path):
     tf = transformer(3, 4, 2, 3, 1)
-    for f, kind, text in [(lambda: slice_heads(tf, 0, 0), ValueError, r'at \[1\]'), (lambda: slice_heads(tf, 1, 2), ValueError, 'index 2'),
-                          (lambda: slice_path(tf, 1, 'no'), ValueError, 'active'), (lambda: slice_positions(tf, 3), ValueError, 'index 3'),
+    for f, kind, text in [(lambda: slice_heads(tf, 0, 0), ValueError, r'at \[1\]'),
+                          (lambda: slice_heads(tf, 1, 2), ValueError, 'index 2'),
+                          (lambda: slice_path(tf, 1, 'no'), ValueError, 'active'),
+                          (lambda: slice_positions(tf, 3), ValueError, 'index 3'),
                           (lambda: slice_positions(classifier(2, 2, 2), 0), ValueError, 'sequences'),
-                          (lambda: save(slice_heads(tf, 1, 0), tmp_path/'x.safetensors'), NotImplementedError, 'whole layers')]:
+                          (lambda: save(slice_heads(tf, 1, 0), tmp_path/'x.safetensors'), NotImplementedError,
+                           'whole layers')]:
         with pytest.raises(kind, match=text): f()
