@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tensorsim_nb.core import generator
-from tensorsim_nb.differences import (argmax_certificate, ball_bound, best_scale, canonical,
+from tensorsim_nb.differences import (argmax_certificate, ball_bound, best_scale, canonical, centred,
                                       check_invariances, compress,
                                       eigenfeatures, linear_cka, moebius, prune, recover_trigger,
                                       steepest_input,
