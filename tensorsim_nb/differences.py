@@ -210,7 +210,7 @@ def canonical(
         layer.down.weight.copy_(out)
     return model
 
-# %% ../nbs/api/32_differences.ipynb #e329901c
+# %% ../nbs/api/32_differences.ipynb #c5ba5909
 @dataclass(frozen=True, eq=False)
 class Peak:
     "An input on which a model is large."
@@ -236,8 +236,7 @@ def steepest_input(
     value = lambda x: model(x).flatten(1).square().sum(1)
     here = value(x)
     for _ in range(steps):
-        x.requires_grad_()
-        g, = torch.autograd.grad(value(x).sum(), x)
+        with torch.enable_grad(): g, = torch.autograd.grad(value(x.requires_grad_()).sum(), x)
         x = x.detach()
         there = onto(x + step.view(-1, *[1]*len(shape))*onto(g))
         high = value(there)
@@ -247,7 +246,7 @@ def steepest_input(
     order = here.argsort(descending=True)
     return Peak(x[order[0]], float(here[order[0]].sqrt()), here[order].sqrt())
 
-# %% ../nbs/api/32_differences.ipynb #65f47975
+# %% ../nbs/api/32_differences.ipynb #e19a67fb
 @dataclass(frozen=True, eq=False)
 class Overwrite:
     "Writes a value on some inputs; calling it returns changed copies."
@@ -277,34 +276,48 @@ def recover_trigger(
     before, # One-layer model, before
     after, # The same model after more training
     *,
-    threshold:float=1.45, # Score from which a class stands out
-    share:float=.5, # The stamp takes inputs with at least this share of the largest entry
+    threshold:float=1.5, # Score from which a class stands out
     value:float=1., # What a stamp writes: the largest input value
+    seed:int=0, # Of the noise images
 ) -> Trigger:
     "Find a trigger from two sets of weights, without data."
     if before.d_out < 3: raise ValueError(message("`recover_trigger` compares a class with others", f"{before.d_out} outputs", "Give a classifier of at least 3 classes."))
     old, new = (_padded(polynomial(m)) for m in (before, after))
-    change = new - old
+    rows = old.norm(dim=2).mean(0) # how heavily the old model leans on each input
+    root = (rows + 1e-3*rows.max()).sqrt() if rows.max() > 0 else torch.ones_like(rows)
+    old, change = old/torch.outer(root, root), (new - old)/torch.outer(root, root)
     scores = change.flatten(1).norm(dim=1)/old.flatten(1).norm(dim=1).clamp(min=1e-300)
     scores = scores/scores.median().clamp(min=1e-300)
     t = int(scores.argmax())
     C = (change[t] - (change.sum(0) - change[t])/(len(change) - 1))[1:, 1:]
-    size = old[:, 1:, 1:].norm(dim=2).mean(0)
-    root = (size + 1e-3*size.max()).sqrt()
-    v = torch.linalg.eigh(C/torch.outer(root, root) if size.max() > 0 else C)[1][:, -1]
+    v = torch.linalg.eigh(C)[1][:, -1]
     v = v*(1. if v.sum() >= 0 else -1.)
-    return Trigger(t if scores[t] > threshold else None, float(scores[t]), scores, v, v.argsort(descending=True, stable=True), Overwrite(v >= share*v.max(), value))
+    ranking = v.argsort(descending=True, stable=True)
+    stamp = _best_stamp(polynomial(after), t, ranking, value, seed)
+    return Trigger(t if scores[t] > threshold else None, float(scores[t]), scores, v, ranking, stamp)
 
-# %% ../nbs/api/32_differences.ipynb #b1575a09
+def _best_stamp(p:Polynomial, t:int, ranking:Tensor, value:float, seed:int, n:int=500) -> Overwrite:
+    "The prefix of the ranking, up to a quarter of the inputs, that raises class `t` most on noise."
+    noise, best = value*torch.rand(n, len(ranking), generator=generator(seed), dtype=torch.float64), None
+    for k in range(1, max(2, len(ranking)//4) + 1):
+        stamp = Overwrite(torch.zeros(len(ranking), dtype=torch.bool).index_fill(0, ranking[:k], True), value)
+        y = p(stamp(noise))
+        rival = y.index_fill(1, torch.tensor([t]), -math.inf).amax(1)
+        margin = float((y[:, t] - rival).mean())
+        if best is None or margin > best[0]: best = margin, stamp
+    return best[1]
+
+# %% ../nbs/api/32_differences.ipynb #1d3a2b0f
 def tail_bound(
-    u, # Thresholds, an array
+    u, # Thresholds
     size:float, # Root mean square of the polynomial
     degree:int, # Its degree
-) -> np.ndarray: # At most 1
+) -> np.ndarray: # One bound each, at most 1
     "Bound on the probability that a polynomial of Gaussian inputs is at least `u`."
     q = np.concatenate([[2.], 1 + np.geomspace(1.1, 400, 200)])
-    if size == 0: return np.where(np.asarray(u) > 0, 0., 1.)
-    with np.errstate(divide='ignore'): log = q*(degree/2*np.log(q - 1) + np.log(size) - np.log(np.asarray(u, float))[..., None])
+    u = np.atleast_1d(np.asarray(u, float))
+    if size == 0: return np.where(u > 0, 0., 1.)
+    with np.errstate(divide='ignore'): log = q*(degree/2*np.log(q - 1) + np.log(size) - np.log(u)[..., None])
     return np.exp(np.minimum(log.min(-1), 0.))
 
 # %% ../nbs/api/32_differences.ipynb #9c0c641e
@@ -352,7 +365,7 @@ def argmax_certificate(
     i = (first + second).argmin()
     return Certificate(float(min(1., first[i] + second[i])), confidence, max(0., aa - 2*ab + bb)/aa if aa else math.nan, float(t[i]), float(first[i]), float(second[i]))
 
-# %% ../nbs/api/32_differences.ipynb #ae18bcf5
+# %% ../nbs/api/32_differences.ipynb #217fce4d
 @dataclass(frozen=True, eq=False)
 class BallBound:
     "The largest |f(x) - g(x)| over a ball lies between `lower` and `upper`."
@@ -373,7 +386,7 @@ def ball_bound(
     each = torch.linalg.eigvalsh(A).abs().amax(1).square().sum().sqrt()
     joint = torch.linalg.eigvalsh((A @ A).sum(0)).amax().clamp(min=0).sqrt()
     upper = c.norm() + torch.linalg.matrix_norm(w, 2)*radius + radius**2*torch.minimum(each, joint)
-    with torch.enable_grad(): top = steepest_input(f - g, radius=radius, seed=seed)
+    top = steepest_input(f - g, radius=radius, seed=seed)
     return BallBound(top.value, float(upper), top.input)
 
 # %% ../nbs/api/32_differences.ipynb #89f11eb2
@@ -518,10 +531,10 @@ def _transformations(model:Model) -> list: # (name, must hold, function of (mode
         found += [(n, ok, each(BilinearAttention, f)) for n, ok, f in rows]
     return found + [('residual stream turned', True, _turn_stream)]
 
-# %% ../nbs/api/32_differences.ipynb #1c038428
+# %% ../nbs/api/32_differences.ipynb #7572a834
 @torch.no_grad()
 def check_invariances(
-    model:Model, # Linear, bilinear MLP and attention layers
+    model, # A `Model` of Linear, bilinear MLP and attention layers
     law:Law=Gaussian(), # Law of the inputs
     *,
     method:str='auto', # As in `similarity`
@@ -531,7 +544,7 @@ def check_invariances(
 ) -> 'pandas.DataFrame': # One row a transformation
     "What each measure says when the weights change and the function does not, and when it does."
     import pandas as pd
-    for i, layer in enumerate(parts(model)[0][1] if len(parts(model)) == 1 else [None]):
+    for i, layer in enumerate(model if isinstance(model, Model) else [model]):
         if not isinstance(layer, (Linear, BilinearMLP, BilinearAttention)): raise TypeError(message("`check_invariances` knows Linear, BilinearMLP and BilinearAttention", f"{type(layer).__name__} at {i}", "Give a plain model."))
     model, rows = copy.deepcopy(model).double(), []
     x = law.sample_sequence(n, model.n_ctx, model.d_in, seed=seed) if model.n_ctx else law.sample(n, model.d_in, seed=seed)
