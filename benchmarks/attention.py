@@ -4,7 +4,7 @@ python benchmarks/attention.py                     the five sizes
 python benchmarks/attention.py --growth out.png    growth with context, depth, width of a head and heads, against the count
 Wall time depends on who else uses the cores; processor time and the count do not (much). Give --threads 1 on a shared machine.
 """
-import argparse, resource, statistics, time
+import argparse, math, resource, statistics, time
 
 import torch
 
@@ -20,14 +20,10 @@ SIZES = { # vocabulary, d_model, heads, context, layers, bias; the goal in secon
 
 def pair_flops(e:int, n:int=4) -> float:
     "Floating point operations for one pair of terms with `n` scores in all, of width e."
-    walk = sum(4*(n - t)*t*choose(n, t) for t in range(1, n))  # t scores stacked, n - t new ones, 2e x 2e each, e rows
+    walk = sum(4*(n - t)*t*math.comb(n, t) for t in range(1, n))  # t scores stacked, n - t new ones, 2e x 2e each, e rows
     loops = {1: 0, 2: 0, 3: 1, 4: 7}[n]*8                      # products of 2e x 2e
-    close = sum(2*t*choose(n, t) for t in range(1, n + 1))     # 2e x e for each end
+    close = sum(2*t*math.comb(n, t) for t in range(1, n + 1))     # 2e x e for each end
     return 2*(walk + loops + close)*e**3
-
-def choose(n, k):
-    import math
-    return math.comb(n, k)
 
 def counted(v, d, h, n, layers, bias) -> float:
     "Operations of one inner product between two causal models of one size (a self product needs about half)."
@@ -35,7 +31,8 @@ def counted(v, d, h, n, layers, bias) -> float:
     for layer in range(layers):
         last, first = layer == layers - 1, layer == 0
         if first and n >= sequences.INDEPENDENT:
-            total += (n*(n - 1)/2 + n)*h*h*pair_flops(e)                                    # pairs that meet twice, and q = k
+            total += n*h*h*pair_flops(e)                                                     # q = k
+            total += n*(n - 1)/2*h*h*(2*pair_flops(e) if bias else 3*pair_flops(e, 2) + 124*e**3) # pairs that meet twice
             if not last: total += sum((n - 1 - p)**2 for p in range(n))*h*h*pair_flops(e, 2) # what keys explain
             continue
         pairs = sum((q + 1)**2 for q in range(n)) if last else (n*(n + 1)//2)**2

@@ -16,6 +16,7 @@ PUBLIC = dict(
     baselines = "matrix_cosine output_cosine",
     slices = "slice_outputs project_inputs",
     attribution = "Attribution attribute",
+    differences = "recover_trigger check_invariances best_scale moebius eigenfeatures truncate steepest_input compress",
     data = "digits",
     train = "TrainConfig train checkpoints",
     experiments = "BackdoorConfig CheckpointTable backdoor gap_table",

@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'MAX_DEGREE', 'GatedLayer', 'Gates', 'gates', 'Cross', 'gated_parts', 'degree_parts', 'Attribution', 'Sided',
            'attribute']
 
-# %% ../nbs/api/31_attribution.ipynb #8a5aa00b
+# %% ../nbs/api/31_attribution.ipynb #5e2e1912
 import copy, math
 from dataclasses import dataclass, replace
 
@@ -21,7 +21,7 @@ from .laws import Gaussian, Law
 from .layers import Term
 from .models import Combination, Model, deep_mlp, parts
 from .moments import cross_inner, propagate
-from .similarity import check_pair, n_nonlinear, norm, products
+from .similarity import check_pair, make_engine, n_nonlinear, products
 from .slices import project_inputs, slice_outputs
 from .telescopes import can_telescope, telescope
 
@@ -97,26 +97,27 @@ def gates(
     if not found.labels: raise ValueError(message(f"Attribution by {by} needs a model with such parts", "a model without any", "Try by='layer' or by='output'."))
     return found
 
-# %% ../nbs/api/31_attribution.ipynb #0e31e664
+# %% ../nbs/api/31_attribution.ipynb #7fda2d91
 class Cross:
     "Inner products with one fixed model."
     def __init__(self,
         h, # The fixed model (or sum)
+        like, # A model of the kind that will be compared with it
         law:Law, # Law of the inputs
         method:str, # Method, already chosen
         options:dict, # For `products`
     ):
-        self.h, self.law, self.method, self.options, self.memo = h, law, method, options, {}
+        self.h, self.law, self.method, self.options = h, law, method, options
+        engine = method in ('exact', 'closure', 'tensor')
+        self.engine = make_engine([like, h], law, method) if engine else None
+        with torch.no_grad(): self.fixed = [(c, self.engine.self_part(m)) for c, m in parts(h)] if engine else None
 
-    def ready(self, m):
-        if id(m) not in self.memo: self.memo[id(m)] = propagate(m, self.law)
-        return self.memo[id(m)]
     def __call__(self, f) -> Tensor: # <f, h> as a 0-d tensor
-        layered = self.law.gaussian and (self.method == 'closure' or self.method == 'exact' and max(n_nonlinear(f), n_nonlinear(self.h)) <= 1)
-        if not layered: return products(f, self.h, self.law, method=self.method, grad=torch.is_grad_enabled(), **self.options).ab.tensor()
-        made = [(c, propagate(m, self.law)) for c, m in parts(f)]
-        with torch.no_grad(): fixed = [(c, self.ready(m)) for c, m in parts(self.h)]
-        return sum(c*d*cross_inner(p, q).tensor() for c, p in made for d, q in fixed)
+        if self.engine is None:
+            grad = torch.is_grad_enabled()
+            return products(f, self.h, self.law, method=self.method, grad=grad, **self.options).ab.tensor()
+        made = [(c, self.engine.self_part(m)) for c, m in parts(f)]
+        return sum(c*d*self.engine.pair(p, q).tensor() for c, p in made for d, q in self.fixed)
 
 # %% ../nbs/api/31_attribution.ipynb #3d5c64ab
 def gated_parts(
@@ -136,10 +137,10 @@ def gated_parts(
     with torch.no_grad(): left = float(cross(build(torch.zeros(n_gate, dtype=torch.float64)))) if rest else 0.
     return total, left
 
-# %% ../nbs/api/31_attribution.ipynb #abae1d78
-class _Correlated:
+# %% ../nbs/api/31_attribution.ipynb #4283809f
+class _Correlated(Gaussian):
     "The covariance of two inputs that are correlated by `rho`: the law's, times rho."
-    def __init__(self, law, rho): self.law, self.rho = law, rho
+    def __init__(self, law, rho): self.law, self.rho, self.mean, self.d = law, rho, law.mean, law.d
     def times_cov(self, W): return self.rho*self.law.times_cov(W)
     def at(self, p): return self if (law := self.law.at(p)) is self.law else _Correlated(law, self.rho)
 
@@ -261,7 +262,31 @@ def _left_out(labels, total:float, value) -> np.ndarray:
     keep = lambda i: torch.ones(len(labels), dtype=torch.float64).index_fill(0, torch.tensor([i]), 0.)
     return np.array([total - float(value(keep(i))) for i in range(len(labels))])
 
-# %% ../nbs/api/31_attribution.ipynb #ff12b407
+# %% ../nbs/api/31_attribution.ipynb #bfa670ad
+def _split_inner(a, b, law, p, sides, labels, options): # total, parts, shares of a and b, and the gated value
+    other = a if b is None else b
+    cross = lambda h, like: Cross(h, like, law, p.method, options)
+    one = sides[0].parts(cross(other, a), labels)
+    two = None if b is None else sides[1].parts(cross(a, b), labels)
+    value = lambda s: cross(sides[-1].build(s, labels), a)(sides[0].build(s, labels))
+    with torch.no_grad(): total = float(cross(other, a)(a))
+    return total, one if two is None else (one + two)/2, one, two, value
+
+def _split_distance(a, b, law, p, sides, labels, options): # the same
+    near = _near(a, b, p)
+    subtract = telescope if near else lambda f, g: f - g
+    h, pair = subtract(a, b), lambda s: subtract(*(side.build(s, labels) for side in sides))
+    cross = Cross(h, h, law, p.method, options)
+    one, two = sides[0].parts(cross, labels), -sides[1].parts(cross, labels)
+    got = one + two
+    if near:
+        degree = max(g.degree for side in sides for g in side.gates)
+        inner, rest = gated_parts(pair, len(labels), degree, cross, sides[0].rest)
+        got = np.append(inner.numpy(), rest)
+    value = lambda s: (lambda f: Cross(f, f, law, p.method, options)(f))(pair(s))
+    with torch.no_grad(): return float(cross(h)), got, one, two, value
+
+# %% ../nbs/api/31_attribution.ipynb #2470a953
 def attribute(
     a, # A model (or sum of models)
     b=None, # Another, for an inner product or a distance; None compares `a` with itself
@@ -282,26 +307,10 @@ def attribute(
     if by == 'degree': return _by_degree(a, b, law, of, p)
     sides = [Sided(m, by, law) for m in (a, b) if m is not None]
     labels = list(dict.fromkeys(n for s in sides for n in s.labels))
-    near = of == 'distance' and _near(a, b, p)
-    h = telescope(a, b) if near else a - b if of == 'distance' else None
-    cross = lambda m: Cross(m, law, p.method, options)
-    if of == 'distance':
-        with_h = cross(h)
-        one, two = sides[0].parts(with_h, labels), -sides[1].parts(with_h, labels)
-        pair = lambda s: (telescope if near else (lambda f, g: f - g))(*(side.build(s, labels) for side in sides))
-        got = one + two
-        if near:
-            degree = max(g.degree for side in sides for g in side.gates)
-            got = np.append(*(x if isinstance(x, float) else x.numpy() for x in gated_parts(pair, len(labels), degree, with_h, sides[0].rest)))
-        value = lambda s: (lambda f: cross(f)(f))(pair(s))
-    else:
-        other = a if b is None else b
-        one = sides[0].parts(cross(other), labels)
-        two = sides[1].parts(cross(a), labels) if b is not None else None
-        got = one if two is None else (one + two)/2
-        value = lambda s: cross(sides[-1].build(s, labels))(sides[0].build(s, labels))
-    with torch.no_grad(): total = float(with_h(h)) if of == 'distance' else float(cross(other)(a))
-    left = _left_out(labels, total, value) if (len(labels) <= 64 if leave_one_out is None else leave_one_out) else np.full(len(labels), np.nan)
+    split = _split_distance if of == 'distance' else _split_inner
+    total, got, one, two, value = split(a, b, law, p, sides, labels, options)
+    wanted = len(labels) <= 64 if leave_one_out is None else leave_one_out
+    left = _left_out(labels, total, value) if wanted else np.full(len(labels), np.nan)
     rest = any(s.rest for s in sides)
     cut = lambda x: x if x is None or rest else x[:-1]
     return Attribution(labels + ['rest']*rest, cut(got), total, by, of, p.method, p.exact, cut(one), cut(two), np.append(left, [np.nan]*rest))

@@ -32,13 +32,14 @@ def _check_covariance(cov:Tensor):
         low, scale = torch.linalg.eigvalsh(cov)[0], cov.diagonal().abs().max()
     if low < -1e-10*scale: raise ValueError(message("A covariance has no negative eigenvalue", f"{float(low):.3g}", "Check how it was estimated."))
 
-# %% ../nbs/api/02_laws.ipynb #e07d3f08
+# %% ../nbs/api/02_laws.ipynb #db9e8bd0
 class Law:
     "What every law of inputs answers; a sequence is that many independent positions, `at(p)` being the law of position p."
     d = None # Width of one input (of one position); None fits any width
     gaussian = False # Are mean and covariance the whole truth?
     mean = None # (d,) mean; None is zero
     blocks = None # Widths of independent one-hot blocks, for laws made of them
+    n_ctx = None # Positions, for laws of whole sequences; None where positions are drawn apart
 
     def times_cov(self, W): raise NotImplementedError(message("Moments need a covariance", f"a {type(self).__name__}", "Use method='sample'."))
     def sample(self, n, d, *, seed=0): raise NotImplementedError(message("Sampling needs a law that draws", f"a {type(self).__name__}", "Use a Gaussian."))
@@ -144,7 +145,7 @@ def digits(
         i = i // base
     return found
 
-# %% ../nbs/api/02_laws.ipynb #55311f8c
+# %% ../nbs/api/02_laws.ipynb #f4d8e405
 def _gaussian_n_nodes(self:Gaussian, d:int, degree:int) -> int:
     root = self.root(d)
     return (degree//2 + 1)**(d if root is None else root.shape[1])
@@ -158,7 +159,8 @@ def _gaussian_node(self:Gaussian,
     k = degree//2 + 1
     t, w = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(k))
     root = self.root(d)
-    which = torch.stack(digits(i, [k]*(d if root is None else root.shape[1])), -1)
+    bases = [k]*(d if root is None else root.shape[1])
+    which = torch.stack(digits(i, bases), -1) if bases else torch.empty(len(i), 0, dtype=torch.long) # a point has one node
     x = t[which] if root is None else t[which] @ root.T
     return x if self.mean is None else x + self.mean, (w/w.sum())[which].prod(-1)
 
@@ -381,7 +383,7 @@ class Mixture(Law):
         return x, weight
     def __repr__(self): return f"Mixture({', '.join(f'{w:.3g} {law}' for w, law in zip(self.weights.tolist(), self.laws))})"
 
-# %% ../nbs/api/02_laws.ipynb #a5559350
+# %% ../nbs/api/02_laws.ipynb #0f49b79c
 class Empirical(Law):
     "Inputs drawn from the rows of a table: (n, d), or (n, n_ctx, d) for sequences."
     def __init__(self,
@@ -389,7 +391,7 @@ class Empirical(Law):
     ):
         self.data = check_finite(torch.as_tensor(data, dtype=torch.float64).detach(), 'Data')
         if self.data.ndim not in (2, 3) or len(self.data) < 2: raise ValueError(message("`Empirical` needs at least two rows of data", f"shape {tuple(self.data.shape)}", "Give an (n, d) tensor."))
-        self.d = self.data.shape[-1]
+        self.d, self.n_ctx = self.data.shape[-1], self.data.shape[1] if self.data.ndim == 3 else None
 
     @property
     def mean(self): return self.data.flatten(0, -2).mean(0)
@@ -399,11 +401,11 @@ class Empirical(Law):
     def _rows(self, n, seed): return self.data[torch.randint(len(self.data), (n,), generator=generator(seed))]
     def sample(self, n, d, *, seed=0):
         self.check(d)
-        if self.data.ndim == 3: raise ValueError(message("Rows of sequences are drawn whole", "a draw of one position", "Use `sample_sequence`."))
+        if self.n_ctx: raise ValueError(message("Rows of sequences are drawn whole", "a draw of one position", "Use `sample_sequence`."))
         return self._rows(n, seed)
     def sample_sequence(self, n, n_ctx, d, *, seed=0):
-        if self.data.ndim == 2: return super().sample_sequence(n, n_ctx, d, seed=seed)
-        if self.data.shape[1] != n_ctx: raise ValueError(message("Sequences have the model's length", f"{self.data.shape[1]} and n_ctx {n_ctx}", "Cut the data."))
+        if not self.n_ctx: return super().sample_sequence(n, n_ctx, d, seed=seed)
+        if self.n_ctx != n_ctx: raise ValueError(message("Sequences have the model's length", f"{self.n_ctx} and n_ctx {n_ctx}", "Cut the data."))
         return self._rows(n, seed)
     def n_nodes(self, d, degree): return len(self.data)
     def node(self, i, d, degree): return self.data[i], torch.full((len(i),), 1/len(self.data), dtype=torch.float64)

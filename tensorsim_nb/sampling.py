@@ -81,10 +81,12 @@ class Sampled:
 
 HEAVY = .02 # Share of one draw above which an average is called heavy-tailed
 
-# %% ../nbs/api/13_sampling.ipynb #9b57fe4c
+# %% ../nbs/api/13_sampling.ipynb #07ad5115
+def _by_rows(law, n_ctx) -> bool: return isinstance(law, Empirical) and law.n_ctx == n_ctx
+
 def _batches(law, n:int, d:int, degree:int, n_ctx, gen, chunk:int):
     "Weighted draws in chunks."
-    if isinstance(law, Empirical) and not (n_ctx and law.data.ndim == 2):
+    if _by_rows(law, n_ctx):
         rows = torch.arange(len(law.data)) if n >= len(law.data) else torch.randperm(len(law.data), generator=gen)[:n]
         for part in rows.split(chunk): yield law.data[part], torch.ones(len(part), dtype=torch.float64)
     else:
@@ -109,7 +111,7 @@ class _Sums:
         share = (self.top/(self.n*still.abs()).clamp(min=1e-300))[[0, -1]].max()
         return Sampled(mean, errors, self.n, float(share), self.exponent, reached)
 
-# %% ../nbs/api/13_sampling.ipynb #9f9853c5
+# %% ../nbs/api/13_sampling.ipynb #7b81d1e4
 def average(
     values, # Inputs -> (batch, k) numbers; the first and the last are squares
     law:Law, # Law of the inputs
@@ -129,7 +131,7 @@ def average(
     if n is not None and n < 2: raise ValueError(message("Sampling needs at least two draws", f"n={n}", "Take n=10_000 or more."))
     if n is not None and rel_tol is not None: raise ValueError(message("Sampling stops at `n` draws or at `rel_tol`", "both", "Give one of them."))
     if rel_tol is not None and not rel_tol > 0: raise ValueError(message("`rel_tol` is a positive share", repr(rel_tol), "Try rel_tol=0.01."))
-    rows = len(law.data) if isinstance(law, Empirical) else 1 << 15
+    rows = len(law.data) if _by_rows(law, n_ctx) else 1 << 15
     most = n or (rows if rel_tol is None else max_n)
     sums, reached = _Sums(), rel_tol is None
     with tqdm(total=most, unit='draw', disable=progress is False, delay=0 if progress else 2, leave=bool(progress)) as bar:

@@ -422,6 +422,22 @@ def _read(total, out_a, out_b, n): # (n * head, n * head, width, width) -> (n, o
     total = total.unflatten(1, (n, -1)).unflatten(0, (n, -1))
     return torch.einsum('phqgei,hoe,gri->poqr', total, out_a, out_b)
 
+# %% ../nbs/api/16_sequences.ipynb #f958e813
+def _own_trace(xs:'list[Piece]', ys:'list[Piece]', C:Tensor, metric:Tensor, limit:int) -> Tensor: # one piece of each model at each position
+    "Trace of the covariance of pieces at all positions at once."
+    x, y, total = xs[0], ys[0], C.new_zeros(())
+    G = torch.einsum('hoe,op,gpf->hgef', x.out, metric, y.out)[x.row[:, None] % len(x.out), y.row % len(y.out)]
+    join = lambda ps: Side(torch.cat([p.side.cov for p in ps]), None if ps[0].side.mean is None else torch.cat([p.side.mean for p in ps]), ps[0].side.n, ps[0].side.width, ps[0].side.open)
+    each = torch.finfo(C.dtype).bits//8*(40*(x.side.n + y.side.n) + 60)*x.side.width*y.side.width*len(x.legs)*len(y.legs)
+    for at in torch.arange(len(xs)).split(max(1, limit//each)):
+        some = [[ps[i] for i in at] for ps in (xs, ys)]
+        A, B = (torch.stack([p.legs for p in ps]) for ps in some)
+        X = (A @ C[at][:, None]).flatten(1, 2) @ B.flatten(1, 2).mT
+        X = X.unflatten(2, B.shape[1:3]).unflatten(1, A.shape[1:3]).transpose(2, 3)
+        M = Joined(join(some[0]), join(some[1]), X.contiguous()).open_covariance()
+        if M is not None: total = total + (M*G).sum()
+    return total
+
 # %% ../nbs/api/16_sequences.ipynb #55bddfe3
 def _met_pairs(a:Route, b:Route, C:Tensor, swapped:bool, limit:int): # yields (query_a, query_b, M (pairs, ha, hb, width, width))
     "Covariance of T_qk with T'_qk (or T'_kq), less what single positions count elsewhere."
@@ -447,7 +463,44 @@ def _met_pairs(a:Route, b:Route, C:Tensor, swapped:bool, limit:int): # yields (q
                 if swapped or part == (1, 1): M = M - run((part,)) # what the key explains is left out of the other sum instead
         yield a.query[s], b.query[t], M
 
-# %% ../nbs/api/16_sequences.ipynb #91391ec4
+# %% ../nbs/api/16_sequences.ipynb #4863be61
+def _met_without_means(a:Route, b:Route, C:Tensor, limit:int): # yields (query, query, M (pairs, ha, hb, width, width))
+    "Covariance of T_qk with T'_qk when no leg has a mean."
+    there = {(int(q), int(k)) for q, k in zip(b.query, b.key)}
+    met = [(q, k) for q, k in zip(a.query.tolist(), a.key.tolist()) if q != k and (q, k) in there]
+    if not met: return
+    query, key = torch.tensor(met, device=C.device).T
+    e = a.width
+    table = lambda x, y, D, heads: _cross_legs(x, y, D, heads)
+    Kab, Pab = table(a.k, b.k, C, True), table(a.q, b.q, C, True) # (n, ha, hb, legs, width, legs, width)
+    Kaa, Kbb, Paa, Pbb = (table(x, x, r.within, False) for r, x in ((a, a.k), (b, b.k), (a, a.q), (b, b.q)))
+    each = torch.finfo(C.dtype).bits//8*160*e*e*a.heads*b.heads
+    for q, k in zip(*(i.split(max(1, limit//each)) for i in (query, key))):
+        shape = (len(q), a.heads, b.heads)
+        X = Kab[k].flatten(5).flatten(3, 4)
+        Za, Zb = (Z[k].flatten(4).flatten(2, 3) for Z in (Kaa, Kbb))
+        Z = torch.cat([torch.cat([Za[:, :, None].expand(*shape, -1, -1), X], -1), torch.cat([X.mT, Zb[:, None].expand(*shape, -1, -1)], -1)], -2)
+        leg = lambda i: slice(i*e, (i + 1)*e) # k1, k2, v, k'1, k'2, v'
+        P = Pab[q]
+        total = None
+        for i, j in ((0, 1), (1, 0)): # q1 meets q'1 or q'2
+            P1, P2 = P[:, :, :, 0, :, i], P[:, :, :, 1, :, j]
+            R = torch.cat([Z[..., leg(0), :], P1 @ Z[..., leg(3 + i), :], Z[..., leg(1), :], P2 @ Z[..., leg(3 + j), :], Z[..., leg(2), :]], -2)
+            S = torch.cat([R[..., leg(0)], R[..., leg(3 + i)] @ P1.mT, R[..., leg(1)], R[..., leg(3 + j)] @ P2.mT, R[..., leg(2)]], -1)
+            one = lambda x: x.flatten(0, 2)[:, None]
+            end = Z[..., leg(5), leg(5)]
+            M = Joined(Side(one(S), None, 2, e), Side(one(end), None, 0, e), one(R[..., leg(5)])[:, None]).open_covariance()
+            total = M.unflatten(0, shape)[:, :, :, 0, 0] if total is None else total + M.unflatten(0, shape)[:, :, :, 0, 0]
+        def own(Z, Q): # k1, M k2, v
+            M = Q[q][:, :, 0, :, 1]
+            R = torch.cat([Z[..., leg(0), :], M @ Z[..., leg(1), :], Z[..., leg(2), :]], -2)
+            return M, Side(torch.cat([R[..., leg(0)], R[..., leg(1)] @ M.mT, R[..., leg(2)]], -1), None, 1, e)
+        (Ma, sa), (Mb, sb) = own(Za, Paa), own(Zb, Pbb)
+        R = torch.cat([X[..., leg(0), :], Ma[:, :, None] @ X[..., leg(1), :], X[..., leg(2), :]], -2)
+        X = torch.cat([R[..., leg(0)], R[..., leg(1)] @ Mb[:, None].mT, R[..., leg(2)]], -1)
+        yield q, q, total + Joined(sa, sb, X).open_covariance()
+
+# %% ../nbs/api/16_sequences.ipynb #f71675ae
 def independent_covariance(
     a:Route, # A route of model a
     b:Route, # A route of model b
@@ -460,7 +513,10 @@ def independent_covariance(
     n, trace, same, limit = len(a.q), metric is not None, a is b, min(TILE, max_memory//8)
     C = C.expand(n, -1, -1)
     total = C.new_zeros(()) if trace else C.new_zeros(n, a.out.shape[1], n, b.out.shape[1])
-    for p in range(n):
+    mine = [[_own_pieces(r, p) for p in range(n)] for r in (a, b)] if trace else []
+    together = trace and all(len(x) == 1 for xs in mine for x in xs) and all(x[0].legs.shape == xs[0][0].legs.shape for xs in mine for x in xs)
+    if together: total = total + _own_trace(*([x[0] for x in xs] for xs in mine), C, metric, limit)
+    for p in () if together else range(n):
         own = lambda r: [(x, False) for x in _own_pieces(r, p)]
         other = lambda r: [] if trace else [(x, True) for x in _other_pieces(r, p)]
         for i, (x, s) in enumerate(own(a) + other(a)):
@@ -471,7 +527,8 @@ def independent_covariance(
                 total = total + (2*M if trace and twice else M + _flip(M) if twice else M)
     if trace: G = torch.einsum('hoe,op,gpf->hgef', a.out, metric, b.out)
     for swapped in (False,) if trace else (False, True):
-        for q, r, M in _met_pairs(a, b, C, swapped, limit):
+        plain = not swapped and a.n == b.n == 2 and a.width == b.width and all(m is None for r in (a, b) for m in (r.qm, r.km))
+        for q, r, M in _met_without_means(a, b, C, limit) if plain else _met_pairs(a, b, C, swapped, limit):
             if trace: total = total + (M*G).sum()
             else: total.permute(0, 2, 1, 3).index_put_((q, r), torch.einsum('hoe,phgei,gri->por', a.out, M, b.out), accumulate=True)
     return total

@@ -40,7 +40,7 @@ class Estimate:
     tensor:'Tensor|None'=field(default=None, repr=False, compare=False) # The number with its graph, when grad=True
 
     def __float__(self): return self.value
-    def __format__(self, spec): return format(self.value, spec)
+    def __format__(self, spec): return format(self.value, spec) if spec else repr(self)
     def __repr__(self):
         how = 'exact' if self.exact else 'error unknown' if math.isnan(self.stderr) else f'± {self.stderr:.2g}'
         return f"{self.quantity or 'value'} {self.value:.6g} ({how}, method {self.method!r}{'; ' + self.note if self.note else ''}{verdict(self.reliability)})"
@@ -168,9 +168,9 @@ def _pair_values(a, b, x, opts) -> Tensor: # (batch, 3): f·f, f·g, g·g at eac
 def _named(values, exponent:int=0) -> dict:
     return {k: Scaled(v, exponent) for k, v in zip(('aa', 'ab', 'bb'), values)}
 
-# %% ../nbs/api/21_similarity.ipynb #08c173a5
-def _at(law, n_ctx:'int|None'): # The law of each position; just one without positions
-    return [law] if n_ctx is None else [law.at(p) for p in range(n_ctx)]
+# %% ../nbs/api/21_similarity.ipynb #a0bf42ec
+def _at(law, n_ctx:'int|None'): # The law of each position; just one without positions, or for whole sequences
+    return [law] if n_ctx is None or law.n_ctx else [law.at(p) for p in range(n_ctx)]
 
 def _grid_size(a, b, law) -> int: # Nodes that quadrature needs
     return math.prod(one.n_nodes(a.d_in, 2*max(a.degree, b.degree)) for one in _at(law, a.n_ctx))
@@ -188,7 +188,7 @@ def grid(
     for start in range(0, math.prod(sizes), chunk):
         which = digits(torch.arange(start, min(start + chunk, math.prod(sizes))), sizes)
         xs, ws = zip(*(one.node(i, d, degree) for one, i in zip(laws, which)))
-        yield xs[0] if n_ctx is None else torch.stack(xs, 1), torch.stack(ws).prod(0)
+        yield xs[0] if n_ctx is None or law.n_ctx else torch.stack(xs, 1), torch.stack(ws).prod(0)
 
 # %% ../nbs/api/21_similarity.ipynb #b259715c
 MAX_NODES = 2_000_000 # Grids beyond this are refused unless `max_nodes` says otherwise
@@ -248,14 +248,17 @@ class Option:
 
 SPEED = 2e10 # Operations a second, to turn counts into rough times
 
-# %% ../nbs/api/21_similarity.ipynb #787e1f31
+# %% ../nbs/api/21_similarity.ipynb #70c924ac
 def _all_gaussian(models, law) -> bool: # positions of a sequence are drawn apart, so a mixture there is no sum over components
     return law.gaussian or models[0].n_ctx is None and all(c.gaussian for _, c in law.components())
+
+def _not_gaussian(models, law) -> str:
+    return f'{law} is not Gaussian' if models[0].n_ctx is None or len(law.components()) == 1 else 'positions are drawn apart from a mixture'
 
 def _layers_option(models, law, size) -> Option:
     n = max(map(n_nonlinear, models))
     linear = n == 0 and models[0].n_ctx is None and not isinstance(law, Empirical) # mean and covariance are enough
-    why = f'{n} nonlinear layers' if n > 1 else '' if linear or _all_gaussian(models, law) else f'{law} is not Gaussian'
+    why = f'{n} nonlinear layers' if n > 1 else '' if linear or _all_gaussian(models, law) else _not_gaussian(models, law)
     return Option('exact', LayerEngine.how, LayerEngine, _layer_flops(models), 3*size*models[0].d_in**2, why)
 
 def _layer_flops(models) -> 'int|float': # counted for hidden units; attention is not counted here, and never too dear
@@ -267,7 +270,7 @@ def _only_mlps(models) -> str:
 
 def _hermite_option(models, law, size) -> Option:
     n = max(map(n_nonlinear, models))
-    why = '' if _all_gaussian(models, law) else f'{law} is not Gaussian'
+    why = '' if _all_gaussian(models, law) else _not_gaussian(models, law)
     why = why or (f'{n} bilinear layers' if n > 2 else '') or _only_mlps(models)
     return Option('exact', HermiteEngine.how, HermiteEngine, math.nan if why else _hermite_flops(models)*len(law.components()), 2**28, why)
 
@@ -327,7 +330,7 @@ def plan(a, b=None, law=Gaussian(), *, method:str='auto', **budget) -> MethodPla
     check_pair(a, a if b is None else b, law)
     return make_plan([a] if b is None or b is a else [a, b], law, method, **budget)
 
-# %% ../nbs/api/21_similarity.ipynb #e848184a
+# %% ../nbs/api/21_similarity.ipynb #009d3388
 def _resolve(models, law, method:str, budget:dict) -> 'tuple[str, Option|None]':
     "Turn 'auto' and 'exact' into a method that can be run, or refuse."
     if method not in ('auto', 'exact'): return method, None
@@ -335,15 +338,6 @@ def _resolve(models, law, method:str, budget:dict) -> 'tuple[str, Option|None]':
     if found.chosen: return found.chosen.method, found.chosen
     reasons = '; '.join(dict.fromkeys(f"{o.how}: {o.refusal}" for o in found.options if o.refusal))
     raise ValueError(message("method 'exact' needs a closed form or a grid", reasons, "Use method='sample' for an interval, or method='closure' for an approximation."))
-
-def _choose(a, b, law, method:str) -> str:
-    "For callers that know the layer-by-layer engine only: 'exact' means that engine."
-    if method not in ('auto', 'exact'): return method
-    if law.gaussian and max(n_nonlinear(a), n_nonlinear(b)) <= 1: return 'exact'
-    if method == 'auto' and not law.gaussian: return 'sample'
-    if _grid_size(a, b, law) <= (MAX_NODES if method == 'exact' else 100_000): return 'quadrature'
-    if method == 'auto': return 'sample'
-    raise ValueError(message("method 'exact' needs one bilinear layer at most, or few inputs", f"{max(n_nonlinear(a), n_nonlinear(b))} bilinear layers", "Compare the models pair by pair with `inner`, or use method='sample'."))
 
 def make_engine(
     models:list, # Models that will be compared
@@ -357,9 +351,15 @@ def make_engine(
         if not able: _resolve(models, law, 'exact', dict(max_nodes=0))
         kind = min(able, key=lambda o: o.flops).engine
     else: kind = dict(closure=LayerEngine, tensor=TensorEngine)[method]
-    return kind(law, **opts) if len(law.components()) == 1 else MixedEngine(kind, law, **opts)
+    return _build(kind, models, law, opts)
 
-# %% ../nbs/api/21_similarity.ipynb #cb44855e
+def _build(kind:type, models, law, opts:dict) -> Engine:
+    "An engine, or one for each component of a mixture."
+    if len(law.components()) == 1: return kind(law, **opts)
+    if models[0].n_ctx: raise NotImplementedError(message("Sequences draw each position apart", f"{law}, which would need every combination of components", "Use method='sample'."))
+    return MixedEngine(kind, law, **opts)
+
+# %% ../nbs/api/21_similarity.ipynb #9631eb4f
 def check_pair(
     a, # A model
     b, # Another
@@ -374,6 +374,7 @@ def check_pair(
         for k, v in m.named_parameters(): check_finite(v.detach(), f"Weight {k}")
     if not isinstance(law, Law): raise TypeError(message("`law` is a law of inputs", type(law).__name__, "Try ts.Gaussian() or ts.Gaussian.fit(data)."))
     law.check(a.d_in)
+    if law.n_ctx and law.n_ctx != a.n_ctx: raise ValueError(message("A law of whole sequences serves models of that length", f"{law.n_ctx} positions and n_ctx {a.n_ctx}", "Cut the data, or give rows of single inputs."))
 
 # %% ../nbs/api/21_similarity.ipynb #e7f6e297
 BUDGET = ('max_flops', 'max_seconds') # Options that bound 'auto'
@@ -407,10 +408,10 @@ def products(
         warnings.warn(message("A closure needs layers that write little into the stream", f"an active share of {got['reliability']:.2g}", "Trust method='sample' instead."), stacklevel=3)
     return Products(**{'note': '' if chosen != 'exact' or option.engine is LayerEngine else option.how, **got}, method=chosen, exact=_is_exact(chosen, a, b, law))
 
-# %% ../nbs/api/21_similarity.ipynb #08209c59
+# %% ../nbs/api/21_similarity.ipynb #1ee3132c
 def _engine(option, models, law, chosen:str, opts) -> Engine:
     if option is None or option.engine is None: return make_engine(models, law, chosen, **opts)
-    return option.engine(law, **opts) if len(law.components()) == 1 else MixedEngine(option.engine, law, **opts)
+    return _build(option.engine, models, law, opts)
 
 def _is_exact(chosen:str, a, b, law) -> bool:
     return chosen in ('exact', 'tensor', 'quadrature') or chosen == 'closure' and law.gaussian and max(n_nonlinear(a), n_nonlinear(b)) <= 1

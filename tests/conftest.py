@@ -12,7 +12,7 @@ install_import_hook('tensorsim_nb', 'beartype.beartype')
 import pytest, torch
 from hypothesis import HealthCheck, settings
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1)  # the tensors are small: a second thread costs more than it does, above all on a busy machine
 
 settings.register_profile('gate', max_examples=25, deadline=None, derandomize=True, print_blob=True,
                           suppress_health_check=[HealthCheck.too_slow])

