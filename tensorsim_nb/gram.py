@@ -6,11 +6,11 @@
 __all__ = ['GRAM_FORMAT', 'VERSION', 'ENGINES', 'CHUNK', 'GRID', 'OPTIONS', 'Gram', 'checkpoint_files', 'check_models', 'Task',
            'compute_block', 'gram']
 
-# %% ../nbs/api/22_gram.ipynb #b334285c
+# %% ../nbs/api/22_gram.ipynb #61626ab2
 import base64, html, json, math, re, struct, threading, warnings, zlib
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -224,7 +224,7 @@ def checkpoint_files(
     try: return sorted(found, key=lambda p: (float(steps[p]), natural(p)))
     except (TypeError, ValueError): return sorted(found, key=natural)
 
-# %% ../nbs/api/22_gram.ipynb #4842366b
+# %% ../nbs/api/22_gram.ipynb #cac18148
 @dataclass(frozen=True)
 class _Source:
     "Where a model comes from: an object or a file; `keep` is how many layers to keep."
@@ -233,6 +233,7 @@ class _Source:
     name:str=field(default='', compare=False) # What errors call it
     model:object=field(default=None, compare=False) # The model in memory
     path:'str|None'=field(default=None, compare=False) # Or its file
+    architecture:'str|None'=field(default=None, compare=False) # and what the file's header says of it, in JSON
 
     def get(self):
         m = self.model
@@ -243,12 +244,15 @@ class _Source:
 
     @property
     def skeleton(self): # The model without its weights, when they are in a file
-        m = self.model
-        if m is None:
-            with torch.device('meta'): m = _build(json.dumps(info(self.path)['architecture']))
+        m = self.model if self.path is None else _skeleton(self.architecture)
         return m if self.keep is None else m[:self.keep]
 
-# %% ../nbs/api/22_gram.ipynb #3be80049
+@lru_cache(64)
+def _skeleton(architecture:str) -> Model:
+    with torch.device('meta'): m = _build(architecture)
+    return m.to_empty(device='cpu') # memory that is never touched
+
+# %% ../nbs/api/22_gram.ipynb #353c1db3
 def _model_digest(m) -> str:
     "What a model is: coefficients, layers, weights."
     return digest([(c, [(type(layer).__qualname__, layer.config() if hasattr(layer, 'config') else repr(layer)) for layer in p], p.state_dict()) for c, p in parts(m)])
@@ -262,8 +266,7 @@ def _sources(models, labels, hashed:bool) -> 'list[_Source]':
     if len(labels) != len(models): raise ValueError(message("`gram` takes one label for each model", f"{len(labels)} labels and {len(models)} models", "Make them agree."))
     def source(name, m):
         if isinstance(m, (str, Path)):
-            info(m) # a clear error for what is no checkpoint
-            return _Source(file_digest(m), name=name, path=str(Path(m).resolve()))
+            return _Source(file_digest(m), name=name, path=str(Path(m).resolve()), architecture=json.dumps(info(m)['architecture']))
         parts(m)
         return _object(name, m, hashed)
     return [source(name, m) for name, m in zip(labels, models)]
@@ -346,22 +349,24 @@ class _Held:
 
 _WORKER = _Held(2**30) # of a process that computes blocks for another
 
-# %% ../nbs/api/22_gram.ipynb #fb34901f
+# %% ../nbs/api/22_gram.ipynb #ac24d913
 def _roots(task:Task, held:_Held, d:int) -> list: # [(weight, law, root)] of the components of a mixture
     "The law's square roots, found once."
     key, roots = held.small.get('roots', (None, None))
     if key != (task.key, d): held.small['roots'] = (task.key, d), (roots := [(w, law, whitening(law, d)) for w, law in task.law.components()])
     return roots
 
+def _forms(task:Task, held:_Held, sources:tuple, part:int, law, root):
+    "The normal forms of a block of models under one law, stacked."
+    forms = (quadratic(s.get(), law, root, **task.opts) for s in sources)
+    return held.get((task.key, part, tuple((s.key, s.keep) for s in sources)), lambda: stack(forms, len(sources), task.shape, torch.empty(0, **task.opts)))
+
 def _tile(task:Task, held:_Held, rows:tuple, cols:tuple, piece:int) -> dict:
     "Inner products of one block of models with another."
-    like, total = torch.empty(0, **task.opts), None
-    def make(sources, part, law, root):
-        forms = (quadratic(s.get(), law, root, **task.opts) for s in sources)
-        return held.get((task.key, part, tuple((s.key, s.keep) for s in sources)), lambda: stack(forms, len(sources), task.shape, like))
+    total = None
     for part, (w, law, root) in enumerate(_roots(task, held, rows[0].skeleton.d_in)):
-        A = make(rows, part, law, root)
-        B = A if cols == rows else make(cols, part, law, root)
+        A = _forms(task, held, rows, part, law, root)
+        B = A if cols == rows else _forms(task, held, cols, part, law, root)
         values = w*forms_inner(A, B, task.plan, task.shape, slices=list(task.slices), tensor=task.method == 'tensor', bilinear=task.bilinear, piece=piece)
         if total is None: total, i, j = values, A.exponents, B.exponents
         else: total = total + np.ldexp(values, (A.exponents - i)[:, None] + (B.exponents - j))
@@ -383,28 +388,26 @@ def _engine(task:Task):
     kind = ENGINES[task.engine]
     return kind(task.law, **task.opts) if len(task.law.components()) == 1 else MixedEngine(kind, task.law, **task.opts)
 
-# %% ../nbs/api/22_gram.ipynb #d4669e71
+# %% ../nbs/api/22_gram.ipynb #38bf7e6f
+def _own(task:Task, engine, s:_Source) -> tuple: # parts (of the whole and of each slice), power of two, reliability
+    "What one model brings to every pair."
+    made = [engine.self_part(_pick_output(s.get(), o)) for o in (None, *task.slices)]
+    power = engine.pair(made[0], made[0])
+    return made, power.exponent//2 + (magnitude(power.mantissa) or 0)//2, engine.reliability(made[:1])
+
 def _pairs(task:Task, held:_Held, rows:tuple, cols:tuple, piece:int) -> dict:
     "Inner products of one block of models with another, pair by pair."
-    engine, scale, shares = _engine(task), {}, []
-    def own(s):
-        def make():
-            made = [engine.self_part(_pick_output(s.get(), o)) for o in (None, *task.slices)]
-            power = engine.pair(made[0], made[0])
-            return made, power.exponent//2 + (magnitude(power.mantissa) or 0)//2
-        made, scale[s] = held.get((task.key, s.key, s.keep), make)
-        shares.append(engine.reliability(made[:1]))
-        return made
-    values = np.zeros((1 + len(task.slices), len(rows), len(cols)))
+    engine, values, scale = _engine(task), np.zeros((1 + len(task.slices), len(rows), len(cols))), {}
+    shares = set()
     for i, s in enumerate(rows):
-        p = own(s)
         for j, t in enumerate(cols):
             if rows == cols and j < i: values[:, i, j] = values[:, j, i]
             else:
-                met = [engine.pair(x, y) for x, y in zip(p, own(t))]
-                values[:, i, j] = [float(shift(m.mantissa.double(), m.exponent - scale[s] - scale[t])) for m in met]
+                (p, e, r), (q, f, u) = (held.get((task.key, x.key, x.keep), lambda x=x: _own(task, engine, x)) for x in (s, t))
+                scale[s], scale[t], shares = e, f, shares | {r, u}
+                values[:, i, j] = [float(shift((m := engine.pair(x, y)).mantissa.double(), m.exponent - e - f)) for x, y in zip(p, q)]
     got = dict(values=values, rows=np.array([scale[s] for s in rows]), cols=np.array([scale[t] for t in cols]))
-    share = max((x for x in shares if x is not None), default=None)
+    share = max(shares - {None}, default=None)
     return got if share is None else dict(got, reliability=np.array([share]))
 
 # %% ../nbs/api/22_gram.ipynb #07ce3921
@@ -473,7 +476,7 @@ def compute_block(
     kind = dict(pairs=_pairs, inputs=_inputs).get(task.plan.path, _tile)
     with torch.no_grad(): return kind(task, held, rows, cols, piece)
 
-# %% ../nbs/api/22_gram.ipynb #2c99f673
+# %% ../nbs/api/22_gram.ipynb #0d206ec7
 OPTIONS = ('n', 'seed', 'chunk', 'errors', 'max_nodes', 'max_flops', 'max_seconds')
 
 def _representatives(shapes) -> list: # a few models that stand for all, two at least when there are two
@@ -498,7 +501,7 @@ def _method(shapes, unique, law, method:str, options:dict) -> 'tuple[str, str]':
 
 def _formable(unique, law, method:str) -> bool:
     "Have all models a normal form, under a law whose root can be had?"
-    kinds = [c for _, c in law.components()]
+    kinds, unique = [c for _, c in law.components()], list({id(m): m for m in unique}.values())
     if not all(c.gaussian for c in kinds) or not all(map(is_quadratic, unique)): return False
     if method == 'tensor' and len(set(map(n_nonlinear, unique))) > 1: return False
     return unique[0].d_in <= 4096 or all(not isinstance(c, LowRank) and (c.cov is None or c.cov.ndim == 1) for c in kinds)
@@ -546,7 +549,17 @@ def _blocks(task:Task, sources:list) -> 'list[Block]':
     pick = lambda r: tuple(sources[i] for i in r)
     return [block(pick(p), pick(q), k, pieces) for p, q in tile_pairs(len(sources), plan.tile) for k in range(pieces)]
 
-# %% ../nbs/api/22_gram.ipynb #e1dfdb5c
+# %% ../nbs/api/22_gram.ipynb #c9ecb3b9
+def _in_order(results, blocks:list):
+    "Yield (block, arrays) in the order of `blocks`, whatever order they come in."
+    early, todo = {}, iter(blocks)
+    expected = next(todo, None)
+    for b, arrays in results:
+        early[b.key] = arrays
+        while expected is not None and expected.key in early:
+            yield expected, early.pop(expected.key)
+            expected = next(todo, None)
+
 def _collect(results, sources:list, n_slices:int) -> 'tuple[np.ndarray, np.ndarray, dict]': # stack, exponents, what else was found
     "Assemble blocks."
     at = {s: i for i, s in enumerate(sources)}
@@ -610,7 +623,7 @@ def _remember(store:Store, task:Task, sources:list, blocks:list):
     store.write_json(name, dict(format='tensorsim_nb/store/1', method=task.method, law=repr(task.law), slices=task.slices, dtype=task.dtype, options=task.options,
                                 plan=asdict(task.plan), layers_kept=sources[0].keep, models={**old, **{s.name: s.key for s in sources}}, blocks=[b.key for b in blocks]))
 
-# %% ../nbs/api/22_gram.ipynb #255b8f3c
+# %% ../nbs/api/22_gram.ipynb #04c7e061
 def _terms(s:_Source, whole:bool, hashed:bool) -> list: # [(coefficient, source)]
     "A model as a weighted sum of plain models; `whole` leaves it as it is."
     if whole or s.model is None or isinstance(s.model, Model): return [(1., s)]
@@ -645,7 +658,8 @@ def _run(task:Task, unique, sources, n_slices:int, progress, store, executor, re
     blocks = _blocks(task, unique)
     if store is not None: _remember(store, task, sources, blocks)
     compute = compute_block if executor is not None else partial(compute_block, held=_Held(task.max_memory//2))
-    return _collect(run_blocks(blocks, compute, store=store, executor=executor, progress=progress, unit='pair', retries=retries), unique, n_slices)
+    results = run_blocks(blocks, compute, store=store, executor=executor, progress=progress, unit='pair', retries=retries)
+    return _collect(_in_order(results, blocks), unique, n_slices)
 
 # %% ../nbs/api/22_gram.ipynb #79d14cbe
 def gram(

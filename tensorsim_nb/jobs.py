@@ -20,16 +20,17 @@ from tqdm.auto import tqdm
 
 from .core import atomic_path, message
 
-# %% ../nbs/api/03_jobs.ipynb #8c6476dd
+# %% ../nbs/api/03_jobs.ipynb #b8b2a532
+def _put(h, kind:str, *data:bytes): # with lengths, so that no two sequences look alike
+    for d in (kind.encode(), *data): h.update(len(d).to_bytes(8, 'little') + d)
+
 def _feed(h, x):
-    "Feed one value to a hash, with its kind, so that no two values look alike."
-    def put(kind:str, *data:bytes):
-        for d in (kind.encode(), *data): h.update(len(d).to_bytes(8, 'little') + d)
-    if isinstance(x, Tensor): put(f'tensor {x.dtype} {tuple(x.shape)}', x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    elif isinstance(x, np.ndarray): put(f'array {x.dtype} {x.shape}', np.ascontiguousarray(x).tobytes())
-    elif x is None or isinstance(x, (str, bool, torch.dtype)): put(type(x).__name__, repr(x).encode())
-    elif isinstance(x, numbers.Integral): put('int', repr(int(x)).encode())
-    elif isinstance(x, numbers.Real): put('float', float(x).hex().encode())
+    "Feed one value to a hash, with its kind."
+    if isinstance(x, Tensor): _put(h, f'tensor {x.dtype} {tuple(x.shape)}', x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(x, np.ndarray): _put(h, f'array {x.dtype} {x.shape}', np.ascontiguousarray(x).tobytes())
+    elif x is None or isinstance(x, (str, bool, torch.dtype)): _put(h, type(x).__name__, repr(x).encode())
+    elif isinstance(x, numbers.Integral): _put(h, 'int', repr(int(x)).encode())
+    elif isinstance(x, numbers.Real): _put(h, 'float', float(x).hex().encode())
     elif isinstance(x, dict): _feed_all(h, f'dict {len(x)}', [v for k in sorted(x, key=str) for v in (k, x[k])])
     elif isinstance(x, (list, tuple)): _feed_all(h, f'list {len(x)}', x)
     elif hasattr(x, '__dict__') and not callable(x): _feed_all(h, f'{type(x).__module__}.{type(x).__qualname__}', [{k: v for k, v in vars(x).items() if k[0] != '_'}])
@@ -74,8 +75,8 @@ class Store:
     def __contains__(self, key:str) -> bool: return self.file(key).is_file()
     def __repr__(self): return f"Store({str(self.path)!r}, {sum(1 for _ in self.path.glob('blocks/*.safetensors'))} blocks)"
 
-# %% ../nbs/api/03_jobs.ipynb #32b5e9a2
-def _put(self:Store,
+# %% ../nbs/api/03_jobs.ipynb #5a78ac6f
+def _put_block(self:Store,
     key:str, # Of the block
     arrays:dict, # Name -> array
 ):
@@ -83,7 +84,7 @@ def _put(self:Store,
     arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
     with atomic_path(self.file(key)) as tmp: save_file(arrays, tmp, metadata=dict(key=key, sum=digest(arrays)))
 
-def _get(self:Store,
+def _get_block(self:Store,
     key:str, # Of the block
 ) -> 'dict|None': # Name -> array; None when it is not there, or damaged
     "Read one block."
@@ -93,7 +94,7 @@ def _get(self:Store,
     except (FileNotFoundError, SafetensorError, OSError, ValueError): return None
     return arrays if (meta.get('key'), meta.get('sum')) == (key, digest(arrays)) else None
 
-Store.put, Store.get = _put, _get
+Store.put, Store.get = _put_block, _get_block
 
 # %% ../nbs/api/03_jobs.ipynb #ca68c17d
 def _write_json(self:Store,
@@ -152,11 +153,11 @@ class Block:
 
 FAULTS = (ValueError, TypeError, NotImplementedError, OverflowError, AssertionError, FileNotFoundError) # come again if tried again
 
-# %% ../nbs/api/03_jobs.ipynb #9a894e3c
+# %% ../nbs/api/03_jobs.ipynb #684127cc
 def _in_flight(executor) -> int: # How many blocks to hand out at a time
     return 2*n + 2 if isinstance(n := getattr(executor, '_max_workers', None), int) else 64
 
-def _submitted(blocks, compute, executor, retries:int, report):
+def _submitted(blocks, compute, executor, retries:int):
     "Yield (block, arrays) from an executor; blocks that a broken pool gave back are left in `blocks`."
     tries, pending = {}, {}
     try:
@@ -175,7 +176,7 @@ def _submitted(blocks, compute, executor, retries:int, report):
                 if tries[b.key] > retries:
                     raise RuntimeError(message("A block finishes on some worker", f"{tries[b.key]} failures, the last: {type(error).__name__}: {error}",
                                                "Finished blocks are kept in the store, if there is one: mend the cause and call again.")) from error
-                report(f"a block failed ({type(error).__name__}) and is tried again")
+                _warn(f"a block failed ({type(error).__name__}) and is tried again")
     finally:
         blocks.extend(pending.values())
         for f in pending: f.cancel()
@@ -205,18 +206,20 @@ def run_blocks(
             tick(b.size)
             yield b, arrays
 
-# %% ../nbs/api/03_jobs.ipynb #60edd855
+# %% ../nbs/api/03_jobs.ipynb #d0b06599
+def _warn(text:str): warnings.warn(f"`run_blocks`: {text}.", RuntimeWarning, stacklevel=2)
+
+def _kept(store, b:Block, arrays:dict) -> 'tuple[Block, dict]':
+    if store is not None: store.put(b.key, arrays)
+    return b, arrays
+
 def _computed(left, compute, store, executor, retries):
     "Yield (block, arrays) for what is not there, and store it."
-    def keep(b, arrays):
-        if store is not None: store.put(b.key, arrays)
-        return b, arrays
-    warn = lambda text: warnings.warn(f"`run_blocks`: {text}.", RuntimeWarning, stacklevel=2)
     if executor is not None:
         try:
-            for b, arrays in _submitted(left, compute, executor, retries, warn): yield keep(b, arrays)
-        except BrokenExecutor as e: warn(f"the executor broke ({type(e).__name__}: a worker died); the {len(left)} blocks left are computed in this process")
+            for b, arrays in _submitted(left, compute, executor, retries): yield _kept(store, b, arrays)
+        except BrokenExecutor as e: _warn(f"the executor broke ({type(e).__name__}: a worker died); the {len(left)} blocks left are computed in this process")
     while left:
         b = left.pop()
         arrays = store.get(b.key) if store is not None and b.key in store else None # another process may have been faster
-        yield keep(b, compute(*b.args)) if arrays is None else (b, arrays)
+        yield _kept(store, b, compute(*b.args)) if arrays is None else (b, arrays)

@@ -51,7 +51,7 @@ def _swap(F:Tensor, e:int, n:int, axis:int=-2) -> Tensor: # J F: exchange the tw
 
 def _plus(x, y): return y if x is None else x if y is None else x + y
 
-# %% ../nbs/api/15_joinings.ipynb #849d8d70
+# %% ../nbs/api/15_joinings.ipynb #61998e1b
 class Joined:
     "All joinings of the terms of `a` with the terms of `b`; scores are numbered, a's first."
     def __init__(self,
@@ -61,7 +61,7 @@ class Joined:
     ):
         self.a, self.b, self.X, self.n = a, b, cross, a.n + b.n
         self.C = [[_swap(a.cov, a.width, a.n)[:, :, None], _swap(cross, a.width, a.n)], # rows of the first side, swapped
-                  [_swap(cross, b.width, b.n, -1).mT, _swap(b.cov, b.width, b.n)[:, None]]]
+                  [_swap(cross, b.width, b.n, -1).mT.contiguous(), _swap(b.cov, b.width, b.n)[:, None]]]
         self.ma, self.mb = (None if s.mean is None else s.mean.unsqueeze(d) for s, d in ((a, 2), (b, 1)))
         self.means = not (a.mean is None and b.mean is None)
         self.full = (1 << self.n) - 1

@@ -6,7 +6,7 @@
 __all__ = ['Wick', 'State', 'input_state', 'Ready', 'TermWick', 'term_mean', 'term_covariance', 'SelfMoments', 'layer_mean',
            'layer_covariance', 'active_share', 'propagate', 'waiting', 'cross_inner', 'match', 'tensor_inner']
 
-# %% ../nbs/api/20_moments.ipynb #8f6abbaa
+# %% ../nbs/api/20_moments.ipynb #bff8f401
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from torch import Tensor
 from .core import check_finite, message
 from .layers import Leg, Term
 from .laws import Gaussian
-from .sequences import SequenceMoments, propagate_sequence, schedule, sequence_inner
+from .sequences import SequenceMoments, recall, schedule, sequence_inner
 
 # %% ../nbs/api/20_moments.ipynb #025b8eb7
 def _sum(xs) -> 'Tensor|None':
@@ -316,7 +316,7 @@ def active_share(terms, cov:Tensor, mean:'Tensor|None', state:State) -> float:
     square = lambda m: 0 if m is None else (m**2).sum()
     return float(((spread + square(means))/(energy + square(mean)).clamp(min=1e-300)).detach())
 
-# %% ../nbs/api/20_moments.ipynb #d04eb0f2
+# %% ../nbs/api/20_moments.ipynb #6f4769f4
 def propagate(
     model, # A `Model`: layers with `terms()`
     law=Gaussian(), # Law of the inputs
@@ -326,7 +326,7 @@ def propagate(
     max_memory:int=2_000_000_000, # Bytes that attention may use
 ) -> 'SelfMoments|SequenceMoments':
     "Means and covariances of one model through all its layers, as if each layer's input were Gaussian."
-    if model.n_ctx: return propagate_sequence(model, law, dtype=dtype, device=device, max_memory=max_memory)
+    if model.n_ctx: return recall(model, law, dtype=dtype, device=device, max_memory=max_memory)
     law.check(model.d_in)
     state, layers, states, shares = input_state(law, model.d_in, dtype, device), [], [], []
     final = max((i for i, layer in enumerate(model) if layer.degree > 1), default=0)

@@ -20,6 +20,7 @@ STANDARD, SHIFTED = Gaussian(), Gaussian(mean=[.5, -.3], cov=[[1., .3], [.3, .5]
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+    sequences.RECENT.kept.clear()
     with torch.no_grad(): yield
 
 def value(a, b, law=STANDARD, **options):
@@ -226,6 +227,7 @@ def test_tiles_and_memory_do_not_change_the_number(monkeypatch, path):
     a, b = (transformer(6, 4, h, 3, 2, bias=True, scale=3.).double() for h in (1, 2))
     want = value(a, b), value(a, a)
     monkeypatch.setattr(sequences, 'TILE', 100_000)
+    monkeypatch.setattr(sequences, 'FEW', 0)
     got = value(a, b, max_memory=400_000), value(a, a, max_memory=400_000)
     assert np.allclose(got, want, rtol=1e-12)
 
@@ -320,6 +322,35 @@ def test_what_is_no_gauge(how, rotary, holds):
     a = transformer(5, 8, 2, 3, 1, bias=True, residual=.1, scale=30., rotary=rotary).double()
     far = 1 - float(similarity(a, changed(a, how)))
     assert far < 1e-10 if holds else far > 1e-3
+
+# ---- self moments are remembered by content
+
+def test_remembered_moments_notice_every_edit():
+    a, b = (transformer(6, 4, 2, 3, 1, bias=True, scale=3.).double() for _ in 'ab')
+    fresh = lambda: sequence_inner(propagate_sequence(a, STANDARD), propagate_sequence(b, STANDARD)).tensor().item()
+    a.requires_grad_(), b.requires_grad_()
+    want = value(a, b)
+    assert value(a, b) == want == fresh() and len(sequences.RECENT.kept) == 2
+    edits = [lambda: a[1].k2.weight.data.mul_(2), lambda: setattr(a[1], 'residual', .5), lambda: a[1].mask.data[2, 0].zero_(), lambda: b[2].weight.data.numpy().__setitem__((0, 0), 3.)]
+    for edit in edits:
+        before = value(a, b)
+        edit()
+        assert value(a, b) == fresh() != before
+    law = Gaussian(mean=torch.ones(6))
+    one = value(a, b, law)
+    law.mean[2] = 5.
+    assert value(a, b, law) != one == value(a, b, Gaussian(mean=torch.ones(6)))
+
+def test_remembered_moments_are_left_alone_by_later_edits():
+    a = transformer(6, 4, 2, 3, 1, bias=True, scale=3.).double()
+    twin, want = copy.deepcopy(a), value(a, a)
+    for p in a.parameters(): p.data.zero_()
+    kept, length = propagate(twin), len(sequences.RECENT.kept)
+    assert sequence_inner(kept, kept).tensor().item() == pytest.approx(want, rel=1e-12) and length == 1
+    a[1].register_forward_hook(lambda *_: None)
+    value(a, a) # what a hook does is not known
+    with torch.enable_grad(): assert propagate(twin).variance.requires_grad
+    assert len(sequences.RECENT.kept) == 1
 
 # ---- training, reliability, files
 

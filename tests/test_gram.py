@@ -47,15 +47,16 @@ def close(got, want, tol):
     assert np.abs(got - want).max() <= tol*scale.max(), np.abs(got - want).max()/scale.max()
 
 
-@pytest.mark.parametrize('law', laws())
+@pytest.mark.parametrize('name', laws())
 @pytest.mark.parametrize('method', ['exact', 'tensor'])
-def test_normal_forms_agree_with_pairs(law, method):
-    ms, law = one_layer(), laws()[law]
+def test_normal_forms_agree_with_pairs(name, method):
+    ms, law = one_layer(), laws()[name]
     if method == 'tensor': ms = ms[:4]
     want, third = pairwise(ms, law, method=method), pairwise([ts.slice_outputs(m, 2) for m in ms], law, method=method)
-    for path, memory in itertools.product(('kernel', 'explicit'), (2**31, 3_600)):
+    for path, memory in itertools.product(('kernel', 'explicit'), (2**31, 1_700 if 'low_rank' == name or name == 'singular' else 3_600)):
         g = gram(ms, law, method=method, path=path, max_memory=memory, slices=[0, 2])
-        assert g.method == method and g.exact and g.plan.path == path and (g.plan.blocks == 1) == (memory == 2**31)
+        assert g.method == method and g.exact and g.plan.path == path
+        assert (g.plan.blocks == 1) == (memory == 2**31)
         close(g.inner, want, 1e-12)
         close(g.slices[2].inner, third, 1e-12)
 
@@ -254,7 +255,7 @@ def test_changed_damaged_and_new_files(tmp_path, monkeypatch):
     ms = [ts.classifier(6, 4, 3) for _ in range(20)]
     for i, m in enumerate(ms): ts.save(m, tmp_path/f'm{i}.safetensors')
     store, calls = tmp_path/'store', count_blocks(monkeypatch)
-    ask = lambda: (calls.clear(), gram(tmp_path, store=store), len(calls))[1:]
+    ask = lambda: (calls.clear(), gram(tmp_path, store=store, path='kernel'), len(calls))[1:]
     first, n = ask()
     assert n == 15 and ask()[1] == 0 # five tiles of four models
     ts.save(ts.classifier(6, 4, 3), tmp_path/'m5.safetensors')
@@ -277,26 +278,27 @@ def test_a_file_that_changes_meanwhile(tmp_path):
     for i in range(20): ts.save(ts.classifier(6, 4, 3), tmp_path/f'm{i}.safetensors')
     def meddle(done, total):
         if done: ts.save(ts.classifier(6, 4, 3), tmp_path/'m19.safetensors')
-    with pytest.raises(ValueError, match='m19.*changed'): gram(tmp_path, store=tmp_path/'store', progress=meddle)
-    with pytest.warns(UserWarning, match='m19'): g = gram(tmp_path, store=tmp_path/'store')
+    with pytest.raises(ValueError, match='m19.*changed'): gram(tmp_path, store=tmp_path/'store', path='kernel', progress=meddle)
+    with pytest.warns(UserWarning, match='m19'): g = gram(tmp_path, store=tmp_path/'store', path='kernel')
     close(g.inner, gram(tmp_path).inner, 1e-12)
 
 
-def test_stores_keep_questions_apart(tmp_path):
-    ms, law = deep(4), ts.Gaussian([.1, .2, .3])
-    for kw in (dict(method='closure'), dict(method='tensor'), dict(method='exact'), dict(method='sample', n=300), dict(method='sample', n=300, seed=1),
-               dict(method='quadrature'), dict(method='closure', law=law), dict(method='closure', slices=[0]), dict(method='closure', dtype=torch.float32)):
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            for _ in range(2): assert np.array_equal(gram(ms, store=tmp_path/'s', **kw).inner, gram(ms, store=tmp_path/'s', **kw).inner)
-            close(gram(ms, store=tmp_path/'s', **kw).inner, gram(ms, **kw).inner, 1e-12)
+def test_stores_keep_questions_apart(tmp_path, monkeypatch):
+    ms, law, calls = deep(2), ts.Gaussian([.1, .2, .3]), count_blocks(monkeypatch)
+    asks = [dict(method='closure'), dict(method='tensor'), dict(method='sample', n=300), dict(method='sample', n=300, seed=1), dict(method='closure', law=law),
+            dict(method='closure', slices=[0]), dict(method='closure', dtype=torch.float32)]
+    found = [gram(ms, store=tmp_path/'s', **kw) for kw in asks]
+    assert len({g.mantissa.tobytes() for g in found}) == len(asks) - 1 # slices do not change the whole
+    n = len(calls)
+    for kw, g in zip(asks, found): assert np.array_equal(gram(ms, store=tmp_path/'s', **kw).inner, g.inner)
+    assert len(calls) == n
 
 
 def test_keys_are_the_same_on_any_machine():
     law = ts.Gaussian([1., 2.], [[2., 1.], [1., 2.]])
     before = digest(1, .5, 'a', [None, True], torch.arange(3.), law)
     law.rank(2) # remembers its root
-    assert digest(1, .5, 'a', [None, True], torch.arange(3.), law) == before == 'KEY'
+    assert digest(1, .5, 'a', [None, True], torch.arange(3.), law) == before == 'f771ec19898aac09bb721f7cff950504'
 
 
 @pytest.mark.parametrize('method', ['closure', 'sample'])

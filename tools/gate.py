@@ -3,7 +3,7 @@
     sync        nbdev_export and nbdev_clean change nothing in nbs/, tensorsim_nb/, README.md
     readme      README.md is what nbs/index.ipynb makes
     notebooks   every notebook runs (two at a time)
-    pytest      tests/
+    pytest      tests/ (two files at a time)
 
 Name some of them to run only those: `python tools/gate.py sync readme`. With CI=true the git tree must be
 clean too. `gate.py export` is no check: it writes the modules and README.md and cleans the notebooks.
@@ -80,7 +80,7 @@ def notebooks():
 
 
 def pytest():
-    if run(sys.executable, '-m', 'pytest', '-q', 'tests'):
+    if run(sys.executable, '-m', 'pytest', '-q', '-n', '2', '--dist', 'loadfile', 'tests'):
         fail("Every test must pass", "the failures above",
              "Run one alone with `.venv/bin/python -m pytest -q tests/FILE -k NAME`.")
 
