@@ -29,10 +29,10 @@ class Wide:
     ):
         n = magnitude(x)
         self.zero = n is None
-        self.x, self.exponent = (x, 0) if self.zero else (shift(x, -n), exponent + n)
+        self.x, self.exponent = (x, exponent) if self.zero else (shift(x, -n), exponent + n)
 
     def at(self, exponent:int) -> Tensor: # The mantissa that belongs to another power of two
-        return self.x if self.zero else shift(self.x, self.exponent - exponent)
+        return shift(self.x, self.exponent - exponent) # zeros too: their gradient has this scale
 
 def dot(a:'Wide|None', b:'Wide|None') -> 'Wide|None':
     "Matrix product."

@@ -7,7 +7,7 @@ import torch
 from tensorsim_nb.hermite import _split, hermite_degrees, hermite_inner, hermite_parts, tensors
 from tensorsim_nb.laws import Gaussian
 from tensorsim_nb.layers import BilinearMLP, Linear
-from tensorsim_nb.models import Model, classifier
+from tensorsim_nb.models import Model, classifier, deep_mlp
 from tensorsim_nb.tensors import quadrature
 
 LAWS = {
@@ -151,3 +151,20 @@ def test_gradients():
 def test_refusals():
     with pytest.raises(NotImplementedError, match='at most two'): hermite_parts(stack(3, False, 0., False, 1, depth=3))
     with pytest.raises(ValueError, match='width'): hermite_parts(classifier(4, 3, 2), LAWS['full'])
+
+
+def test_gradient_at_zero_weights():
+    "A weight matrix of zeros has no scale of its own; its gradient must not lose the scale of the others."
+    from tensorsim_nb.similarity import inner
+    torch.manual_seed(0)
+    b = deep_mlp(4, 5, 6, 3, 2, residual=.5).double()
+    for layer in (1, 2):
+        a = deep_mlp(4, 5, 6, 3, 2, residual=.5).double()
+        weight = a[layer].down.weight
+        with torch.no_grad(): weight.zero_()
+        inner(a, b, grad=True, method='exact', max_nodes=0).tensor.backward()
+        values = []
+        for e in (1e-4, -1e-4):
+            with torch.no_grad(): weight[0, 0] = e
+            values.append(inner(a, b, method='exact', max_nodes=0).value)
+        assert weight.grad[0, 0].item() == pytest.approx((values[0] - values[1])/2e-4, rel=1e-5)
