@@ -22,7 +22,7 @@ def pair_flops(e:int, n:int=4) -> float:
     "Floating point operations for one pair of terms with `n` scores in all, of width e."
     walk = sum(4*(n - t)*t*math.comb(n, t) for t in range(1, n))  # t scores stacked, n - t new ones, 2e x 2e each, e rows
     loops = {1: 0, 2: 0, 3: 1, 4: 7}[n]*8                      # products of 2e x 2e
-    close = sum(2*t*math.comb(n, t) for t in range(1, n + 1))     # 2e x e for each end
+    close = 2*{1: 1, 2: 2, 3: 5, 4: 8}[n]                       # e x 2e by 2e x e, once for each set of last scores
     return 2*(walk + loops + close)*e**3
 
 def counted(v, d, h, n, layers, bias) -> float:

@@ -192,7 +192,7 @@ def _connect(self:Joined):
 
 Joined.loops, Joined.through, Joined.connect = _loops, _through, _connect
 
-# %% ../nbs/api/15_joinings.ipynb #f1aa5071
+# %% ../nbs/api/15_joinings.ipynb #1443a70e
 def _left_over(self:Joined, S:int, T:int) -> 'tuple[str, int]|None': # which weight belongs to a string S from a's open leg and T from b's
     if S & T: return None
     low, rest = (1 << self.a.n) - 1, self.full & ~(S | T)
@@ -212,41 +212,32 @@ def _weigh(self:Joined, v:list, w:list) -> 'Tensor|None': # sum over S, T of wei
     weights = scalars.index_select(-1, pick).unflatten(-1, (len(rows), len(cols)))
     return stack([v[S] for S in rows]).mT @ (weights @ stack([w[T] for T in cols]))
 
-def _closed_walks(self:Joined, end) -> list: # for each subset: (group, a, b, rows, width)
-    "Every chain closed by the coordinates `end`; the last row hangs from the mean."
-    out = [None]
+def _joined_chains(self:Joined) -> Tensor: # open leg of a to open leg of b
+    "Chains times what is left over, added up by the scores they come out of, then closed."
+    o, total = self.a.width, {}
     for T in range(1, self.full + 1):
-        out.append(None)
-        for s, F in self.chains[T]: out[T] = _plus(out[T], _mm(F, self.block(self.where(s[0], s[-1]), end)))
-    return out
-
-def _joined_chains(self:Joined, closed:list) -> Tensor: # open leg of a to open leg of b
-    o = self.a.width
+        rest = self.full & ~T
+        for s, F in self.chains[T]:
+            F = F[..., :o, :]
+            total[tuple(s)] = _plus(total.get(tuple(s)), F*self.moment[rest][..., None, None] if rest else F)
     M = self.moment[self.full][..., None, None]*self.X[..., self.a.last, self.b.last]
-    for T in range(1, self.full + 1):
-        part, rest = closed[T][..., :o, :], self.full & ~T
-        M = M + (part*self.moment[rest][..., None, None] if rest else part)
+    for s, F in total.items(): M = M + _mm(F, self.block(self.where(s[0], s[-1]), (True, self.b.last)))
     return M
 
-# %% ../nbs/api/15_joinings.ipynb #a7c350d1
+# %% ../nbs/api/15_joinings.ipynb #df964623
 def _open_covariance(self:Joined) -> 'Float[Tensor, "group a b open_a open_b"]|None':
     "Covariance of a's terms with b's terms (width 1 where there is no open leg); None when it is zero."
     if not (self.a.open or self.b.open):
         c = self.covariance[self.full]
         return None if c is None else c[..., None, None]
-    closed = self._closed_walks((True, self.b.last)) if self.b.open and (self.a.open or self.means) else None
-    M = self._joined_chains(closed) if self.a.open and self.b.open else None
+    M = self._joined_chains() if self.a.open and self.b.open else None
     if not self.means: return M
     one = [self.X.new_ones(1, 1, 1, 1)] + [None]*self.full # the string of a constant: nothing hangs from it
     v = self.strings((False, self.a.last)) if self.a.open else one
-    w = one
-    if self.b.open: # the chains that end in b's open leg and start at the mean are its strings
-        m = self.mean((True, self.b.last))
-        w = [None if m is None else m[..., 0, :], *(None if x is None else x[..., -1, :] for x in closed[1:])]
+    w = self.strings((True, self.b.last)) if self.b.open else one
     return _plus(M, self._weigh(v, w))
 
 Joined._left_over, Joined._weigh, Joined._joined_chains, Joined.open_covariance = _left_over, _weigh, _joined_chains, _open_covariance
-Joined._closed_walks = _closed_walks
 
 # %% ../nbs/api/15_joinings.ipynb #59e25a0f
 def side_mean(
