@@ -12,7 +12,7 @@ PUBLIC = dict(
     layers = "Linear BilinearMLP BilinearAttention",
     models = "Model classifier deep_mlp transformer save load",
     similarity = "Estimate inner norm similarity distance plan spectrum",
-    gram = "Gram gram",
+    gram = "Gram gram gram_tensor",
     baselines = "matrix_cosine output_cosine",
     slices = "slice_outputs project_inputs slice_inputs slice_hidden slice_heads slice_path slice_positions",
     attribution = "Attribution attribute",
@@ -20,7 +20,7 @@ PUBLIC = dict(
     data = "digits",
     train = "TrainConfig train checkpoints",
     experiments = "BackdoorConfig CheckpointTable backdoor gap_table",
-    plots = "similarity_heatmap training_curves backdoor_figure",
+    plots = "similarity_heatmap training_curves backdoor_figure spectrum_bars",
     explorers = "CheckpointExplorer",
 )
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['GRAM_FORMAT', 'VERSION', 'ENGINES', 'CHUNK', 'GRID', 'OPTIONS', 'Gram', 'checkpoint_files', 'check_models', 'Task',
-           'compute_block', 'gram']
+           'compute_block', 'gram_tensor', 'gram']
 
-# %% ../nbs/api/22_gram.ipynb #61626ab2
+# %% ../nbs/api/22_gram.ipynb #843af632
 import base64, html, json, math, re, struct, threading, warnings, zlib
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -29,10 +29,10 @@ from .layers import Linear
 from .models import Model, _build, classifier, deep_mlp, info, load, parts, save
 from .sampling import HEAVY, _batches
 from .similarity import (METHODS, MAX_NODES, POOR, BlockEngine, HermiteEngine, LayerEngine, MixedEngine, TensorEngine, _at, _grid_size, _hidden, _outputs,
-                                     _resolve, grid, make_engine, n_nonlinear, verdict)
+                                     _resolve, grid, make_engine, n_nonlinear, products, verdict)
 from .tensors import Scaled, magnitude, shift
 
-# %% ../nbs/api/22_gram.ipynb #7989e8d5
+# %% ../nbs/api/22_gram.ipynb #960b7504
 @dataclass(frozen=True, eq=False)
 class Gram:
     "All inner products of N models, and what follows from them."
@@ -47,6 +47,7 @@ class Gram:
     spread:'np.ndarray|None'=None # (3, N, N) when sampled: var(ij), cov(ii, ij), cov(ii, jj) of the mantissas' errors
     reliability:'float|None'=None # For a closure: largest active share before a nonlinear layer
     plan:'Plan|None'=None # How it was computed
+    tensor:'Tensor|None'=field(default=None, repr=False, compare=False) # (N, N) inner products with their graph, when grad=True
 
     def __len__(self): return len(self.labels)
     def __repr__(self):
@@ -661,7 +662,18 @@ def _run(task:Task, unique, sources, n_slices:int, progress, store, executor, re
     results = run_blocks(blocks, compute, store=store, executor=executor, progress=progress, unit='pair', retries=retries)
     return _collect(_in_order(results, blocks), unique, n_slices)
 
-# %% ../nbs/api/22_gram.ipynb #79d14cbe
+# %% ../nbs/api/22_gram.ipynb #639503e0
+def gram_tensor(
+    models, # `Model`s or sums of them
+    law=Gaussian(), # Law of the inputs
+    **options, # As for `products`: `method`, `dtype`, `device`, ...
+) -> Float[Tensor, "n n"]: # Inner products of all pairs
+    "All inner products as one tensor with its graph, pair by pair: what to train through."
+    models = list(models)
+    rows = [[products(a, b, law, grad=True, **options).ab.tensor() for b in models[:i + 1]] for i, a in enumerate(models)]
+    return torch.stack([torch.stack([rows[max(i, j)][min(i, j)] for j in range(len(models))]) for i in range(len(models))])
+
+# %% ../nbs/api/22_gram.ipynb #6115eb88
 def gram(
     models, # `Model`s or sums of them, checkpoint files, or a folder of files; all with the same inputs and outputs
     law=Gaussian(), # Law of the inputs
@@ -679,9 +691,15 @@ def gram(
     store=None, # A `Store` or its folder: finished blocks are kept there, and found again
     executor=None, # Any `concurrent.futures.Executor`; None computes in this process
     retries:int=2, # Times that a block is tried again when its worker dies
+    grad:bool=False, # Fill `.tensor`: inner products with their graph (models in memory, pair by pair)
     **options, # `n`, `seed`, `chunk`, `errors` for sampling; `max_nodes`; `max_flops`, `max_seconds` for 'auto'
 ): # -> `Gram`; the `Plan` with `plan=True`
     "All inner products of N models."
+    if grad:
+        if plan or store is not None or executor is not None or slices is not None or layers is not None:
+            raise ValueError(message("`gram` with grad=True works pair by pair in this process", "a plan, a store, an executor, slices or layers", "Leave them out; slice the models instead."))
+        plain = gram(models, law, method=method, labels=labels, dtype=dtype, device=device, max_memory=max_memory, path=path, progress=progress, **options)
+        return replace(plain, tensor=gram_tensor(models, law, method=method, dtype=dtype, device=device, **options))
     if store is not None and not isinstance(store, Store): store = Store(store)
     sources = _sources(models, labels, store is not None or executor is not None)
     run = partial(_gram, law=law, method=method, options=options, opts=dict(dtype=dtype, device=device), max_memory=max_memory, path=path, plan=plan,

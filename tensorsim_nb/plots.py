@@ -6,7 +6,7 @@
 __all__ = ['COLOURS', 'DASHES', 'PAGE_STYLE', 'Picture', 'new_figure', 'to_png', 'check_matrix', 'colour_range',
            'check_boundaries', 'similarity_heatmap', 'toy_table', 'check_curves', 'check_steps', 'training_curves',
            'figure_rows', 'backdoor_figure', 'slice_bars', 'html_page', 'nice_number', 'table_html', 'figure_html',
-           'report']
+           'report', 'spectrum_bars']
 
 # %% ../nbs/api/50_plots.ipynb #b0a72d24
 import base64, html, io
@@ -524,3 +524,13 @@ def _content(c, heading:str) -> str:
     if isinstance(c, (pd.DataFrame, dict)): return table_html(c)
     raise TypeError(message("`report` shows text, Figure, DataFrame and dict", type(c).__name__,
                             "Turn it into one of them."))
+
+# %% ../nbs/api/50_plots.ipynb #1ee9f875
+def spectrum_bars(
+    spectrum, # Anything with `.parts` (names) and `.values` (numbers), such as `ts.spectrum(a, b)`
+    *,
+    title:str="Hermite spectrum of the inner product", # Title
+    ax=None, # Draw here instead of in a new figure
+) -> Figure:
+    "One bar for each degree; trace and traceless parts of the quadratic apart."
+    return slice_bars(dict(zip(spectrum.parts, map(float, spectrum.values))), title=title, quantity="inner product", ax=ax)

@@ -329,3 +329,20 @@ def test_dask_with_a_killed_worker(run_dir, want, tmp_path):
                 os.kill(killed[0], signal.SIGKILL)
         g = gram(run_dir, method='closure', executor=client.get_executor(), store=tmp_path/'store', progress=kill)
     assert killed and np.array_equal(g.inner, want.inner)
+
+
+def test_gradients_through_the_matrix():
+    "gram(grad=True): the numbers of the plain matrix, and gradients that finite differences confirm."
+    import copy
+    torch.manual_seed(0)
+    models = [ts.classifier(3, 4, 2).double() for _ in range(3)]
+    g = ts.gram(models, grad=True)
+    assert np.allclose(g.tensor.detach().numpy(), g.inner, rtol=1e-12) and ts.gram(models).tensor is None
+    weight = models[0][1].weight
+    def f(w):
+        changed = copy.deepcopy(models[0])
+        del changed[1].weight
+        changed[1].weight = w
+        return ts.gram_tensor([changed, *models[1:]])
+    assert torch.autograd.gradcheck(f, weight.detach().clone().requires_grad_(), atol=1e-6, fast_mode=True)
+    with pytest.raises(ValueError, match='pair by pair'): ts.gram(models, grad=True, slices=[0])
