@@ -250,13 +250,24 @@ def make_ready(
         mean = _add(mean, got)
     return Ready(linear, units, routes, mean, top, plain, active)
 
-# %% ../nbs/api/16_sequences.ipynb #4c1a72b0
+# %% ../nbs/api/16_sequences.ipynb #21a1e60f
 def _tables(a:Route, b:Route, C:Tensor) -> list: # 2 x 2 tables, each (n * head, n * head, legs, width, legs, width)
     def table(x, y):
         T = _cross_legs(x, y, C, True)
         if C.ndim == 3: T = _spread_heads(T)
         return T.flatten(2, 3).flatten(0, 1)
     return [[table(x, y) for y in (b.k, b.q)] for x in (a.k, a.q)]
+
+def _table_bytes(a:Route, b:Route, dtype) -> int:
+    return torch.finfo(dtype).bits//8*math.prod(len(r.q)*r.heads*(2*r.n + r.open)*r.width for r in (a, b))
+
+def _tables_of(a:Route, b:Route, C:Tensor, i, j): # tables for the positions of some terms alone, and (query, key) of those terms in them
+    def part(r, x):
+        (queries, q), (keys, k) = (torch.unique(at//r.heads, return_inverse=True) for at in x[:2])
+        return (r.k[keys], r.q[queries]), (keys, queries), (q*r.heads + x[2], k*r.heads + x[2])
+    (xs, at, x), (ys, bt, y) = part(a, i), part(b, j)
+    tables = [[_cross_legs(u, v, C[s][:, :, t], True).flatten(2, 3).flatten(0, 1) for v, t in zip(ys, bt)] for u, s in zip(xs, at)]
+    return tables, x, y
 
 def _spread_heads(T:Tensor) -> Tensor: # (n, h, g, ...) -> (n, h, n, g, ...), zero between positions
     out = T.new_zeros(len(T), T.shape[1], len(T), *T.shape[2:])
@@ -267,19 +278,19 @@ def _spread_heads(T:Tensor) -> Tensor: # (n, h, g, ...) -> (n, h, n, g, ...), ze
 def _cut(s:Side, i:Tensor) -> Side:
     return replace(s, cov=s.cov[:, i], mean=None if s.mean is None else s.mean[:, i])
 
-def _gather_pairs(tables, a, b, i, j) -> Tensor: # (pairs, 1, 1, legs, legs)
-    at = [[x[i] for x in (a[1], a[0])], [x[j] for x in (b[1], b[0])]] # key, query
+def _gather_pairs(tables, i, j) -> Tensor: # (query, key) of terms of each model -> (pairs, 1, 1, legs, legs)
+    at = (i[1], i[0]), (j[1], j[0])
     T = tables[0][0]
-    X = T.new_empty(len(i), T.shape[2] + tables[1][0].shape[2], T.shape[3], T.shape[4] + tables[0][1].shape[4], T.shape[5])
+    X = T.new_empty(len(i[0]), T.shape[2] + tables[1][0].shape[2], T.shape[3], T.shape[4] + tables[0][1].shape[4], T.shape[5])
     for p in (0, 1):
         for q in (0, 1):
             if tables[p][q].numel(): X[:, p::2, :, q::2] = tables[p][q][at[0][p], at[1][q]]
     return X.flatten(3).flatten(1, 2)[:, None, None]
 
-def _gather(tables, a, b, i, j) -> Tensor: # (1, i, j, legs, legs)
-    at = [[x[i] for x in (a[1], a[0])], [x[j] for x in (b[1], b[0])]] # key, query
+def _gather(tables, i, j) -> Tensor: # the same, every pair: (1, i, j, legs, legs)
+    at = (i[1], i[0]), (j[1], j[0])
     T = tables[0][0]
-    X = T.new_empty(len(i), len(j), T.shape[2] + tables[1][0].shape[2], T.shape[3], T.shape[4] + tables[0][1].shape[4], T.shape[5])
+    X = T.new_empty(len(i[0]), len(j[0]), T.shape[2] + tables[1][0].shape[2], T.shape[3], T.shape[4] + tables[0][1].shape[4], T.shape[5])
     for p in (0, 1):
         for q in (0, 1):
             if tables[p][q].numel(): X[:, :, p::2, :, q::2] = tables[p][q][at[0][p][:, None], at[1][q]]
@@ -314,8 +325,8 @@ def _share(work, jobs:list, add, crew:int):
         for some in (jobs[k:k + 4*crew] for k in range(0, len(jobs), 4*crew)): # bounded: few results wait
             for job, M in zip(some, pool.map(lambda job: work(*job[:2]), some)): put(job, M)
 
-# %% ../nbs/api/16_sequences.ipynb #abe907c4
-TILE = 50_000_000 # bytes of work that a tile may use
+# %% ../nbs/api/16_sequences.ipynb #ebae1b11
+TILE = 200_000_000 # bytes of work that a tile may use
 FEW = 1024 # up to so many pairs, those that count are listed one by one
 INDEPENDENT = 6 # positions from which independence pays
 
@@ -328,7 +339,7 @@ def _tile_sizes(na:int, nb:int, a:Route, b:Route, dtype, limit:int): # terms of 
     sa = min(na, max(side, pairs//max(1, nb)))
     return sa, min(nb, max(1, pairs//sa))
 
-# %% ../nbs/api/16_sequences.ipynb #3c6e726f
+# %% ../nbs/api/16_sequences.ipynb #bafb5db7
 def route_covariance(
     a:Route, # A route of model a
     b:Route, # A route of model b
@@ -340,19 +351,21 @@ def route_covariance(
     "Covariance of two routes' outputs, or its trace against a metric."
     if C.ndim == 3 and len(a.q) >= INDEPENDENT and a.open and b.open and a.n in (1, 2) and b.n in (1, 2):
         return independent_covariance(a, b, C, metric=metric, max_memory=max_memory)
-    with _crew(C) as crew: return _route_covariance(a, b, C, metric, min(TILE, max_memory//8//crew), crew)
+    with _crew(C) as crew: return _route_covariance(a, b, C, metric, min(TILE, max_memory//8//crew), max_memory//4, crew)
 
-def _route_covariance(a:Route, b:Route, C:Tensor, metric, limit:int, crew:int) -> Tensor:
+def _route_covariance(a:Route, b:Route, C:Tensor, metric, limit:int, room:int, crew:int) -> Tensor:
     ia, ib = a.index(), b.index()
     trace, (ha, hb), (wa, wb) = metric is not None, (len(a.q)*a.heads, len(b.q)*b.heads), (a.out.shape[2], b.out.shape[2])
     if trace: total, G = a.q.new_zeros(()), torch.einsum('hoe,op,gpf->hgef', a.out, metric, b.out)
     else: total = a.q.new_zeros(ha, hb, wa, wb)
-    tables = _tables(a, b, C)
+    whole = C.ndim == 3 or _table_bytes(a, b, C.dtype) <= room
+    tables = _tables(a, b, C) if whole else None
     few = len(ia[0])*len(ib[0]) <= FEW
     def cut(s, at): return replace(s, cov=s.cov[0, at, None], mean=None if s.mean is None else s.mean[0, at, None])
     def covariance(i, j): # (pairs or (i, j), width, width)
-        if few: M = Joined(cut(a.side, i), cut(b.side, j), _gather_pairs(tables, ia, ib, i, j)).open_covariance()
-        else: M = Joined(_cut(a.side, i), _cut(b.side, j), _gather(tables, ia, ib, i, j)).open_covariance()
+        T, x, y = (tables, *([z[at] for z in index[:2]] for index, at in ((ia, i), (ib, j)))) if whole else _tables_of(a, b, C, [z[i] for z in ia], [z[j] for z in ib])
+        if few: M = Joined(cut(a.side, i), cut(b.side, j), _gather_pairs(T, x, y)).open_covariance()
+        else: M = Joined(_cut(a.side, i), _cut(b.side, j), _gather(T, x, y)).open_covariance()
         return None if M is None else M[:, 0, 0] if few else M[0]
     def add(job, M): # M of these terms, and what its mirror image adds when both routes are one
         nonlocal total
