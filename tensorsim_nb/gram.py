@@ -510,7 +510,7 @@ def _formable(unique, law, method:str) -> bool:
     if method == 'tensor' and len(set(map(n_nonlinear, unique))) > 1: return False
     return unique[0].d_in <= 4096 or all(not isinstance(c, LowRank) and (c.cov is None or c.cov.ndim == 1) for c in kinds)
 
-# %% ../nbs/api/22_gram.ipynb #1ee64bf1
+# %% ../nbs/api/22_gram.ipynb #b802c428
 def _check_options(options:dict, chosen:str, shapes, law) -> dict: # those that the method uses
     odd = sorted(options.keys() - {*OPTIONS})
     if odd: raise TypeError(message("`gram` knows the options " + ", ".join(OPTIONS), ", ".join(odd), "Leave it out."))
@@ -518,7 +518,7 @@ def _check_options(options:dict, chosen:str, shapes, law) -> dict: # those that 
     if chosen == 'quadrature':
         size, most = _grid_size(top, top, law), options.get('max_nodes', MAX_NODES)
         if size <= most: return dict(degree=2*top.degree, nodes=int(size))
-        raise ValueError(message(f"method 'quadrature' uses at most {most:,} nodes", f"{size:.3g}", "Project the inputs with `project_inputs`, or use method='sample'."))
+        raise ValueError(message(f"method 'quadrature' uses at most {most:,} nodes", f"{min(size, 10**300):.3g}", "Project the inputs with `project_inputs`, or use method='sample'."))
     if chosen != 'sample': return {}
     rows = len(law.data) if isinstance(law, Empirical) and not (n_ctx and law.data.ndim == 2) else None # data are taken once each
     n = options.get('n') or rows or 32_768
