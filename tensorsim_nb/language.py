@@ -56,7 +56,7 @@ class Source:
         a, b = before.unbind(-1)
         return {1: lambda: self.unigram.expand(len(a), -1), 2: lambda: self.bigram[b], 3: lambda: self.trigram[a, b]}[n]()
 
-# %% ../nbs/api/47_language.ipynb #85ea04ec
+# %% ../nbs/api/47_language.ipynb #a6a9c4ca
 def _dirichlet(gen, concentration:float, *shape) -> Tensor: # Rows that sum to 1
     g = torch.distributions.Gamma(concentration, 1.)
     with torch.random.fork_rng(devices=[]):
@@ -88,7 +88,7 @@ def ngram_source(
     n_test:int=1000, # Windows to test on
     seed:int=0, # Decides tables and windows
     *,
-    concentration:float=.3, # Of the Dirichlet laws: small makes few continuations likely
+    concentration:float=.1, # Of the Dirichlet laws: small makes few continuations likely
 ) -> Source:
     "Tokens with known unigram, bigram and trigram statistics."
     gen = generator(seed)
@@ -286,7 +286,7 @@ def roles_matrix(
     size = np.sqrt(G.diagonal())
     return G/size[:, None]/size
 
-# %% ../nbs/api/47_language.ipynb #8895cb74
+# %% ../nbs/api/47_language.ipynb #330ab800
 @dataclass(frozen=True)
 class LanguageConfig:
     "Settings of the language-model experiment; the defaults are its full size."
@@ -298,9 +298,9 @@ class LanguageConfig:
     n_head:int=2 # Heads of each layer
     n_layer:int=2 # Attention layers
     scale:float=.35 # Weight of every attention path
-    steps:int=20_000 # Optimiser steps
+    steps:int=10_000 # Optimiser steps
     batch_size:int=256 # Windows per step, drawn with replacement
-    lr:float=2e-3 # Learning rate of AdamW
+    lr:float=3e-3 # Learning rate of AdamW
     weight_decay:float=.05 # Weight decay of AdamW
     n_checkpoints:int=24 # Checkpoints asked for; early ones that fall on the same step count once
     exponent:float=3. # Checkpoint i lies at int(steps * (i / (n_checkpoints - 1)) ** exponent)
@@ -326,7 +326,7 @@ class LanguageConfig:
 
 def quick_language(**changes) -> LanguageConfig: # Settings for about half a minute on one core
     "A small run on known n-grams."
-    return LanguageConfig(**(dict(source='ngrams', d_vocab=12, d_model=16, n_ctx=4, steps=3000, batch_size=128, n_checkpoints=10,
+    return LanguageConfig(**(dict(source='ngrams', d_vocab=12, d_model=16, n_ctx=4, steps=1500, batch_size=256, lr=5e-3, n_checkpoints=10,
                                   n_draws=4096, n_test=500) | changes))
 
 def make_source(

@@ -19,7 +19,18 @@ def modular_addition(seed, run_dir):
     return modular_addition(ModularConfig(seed=seed), run_dir)
 
 
-EXPERIMENTS = dict(modular_addition=modular_addition)
+def language(**settings):
+    def run(seed, run_dir):
+        from tensorsim_nb.language import LanguageConfig, language
+        return language(LanguageConfig(seed=seed, **settings), run_dir)
+    return run
+
+
+EXPERIMENTS = dict(
+    modular_addition=modular_addition,
+    language_english=language(),
+    language_ngrams=language(source='ngrams', d_vocab=16, n_ctx=4, n_train=200_000),
+    language_repeats=language(source='repeats', d_vocab=8, n_ctx=8, d_model=16, steps=3000, lr=5e-3))
 
 
 def rounded(table, digits=5):
