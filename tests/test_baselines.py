@@ -161,7 +161,7 @@ def test_matching_beats_every_other_matching_and_is_symmetric():
         assert s == pytest.approx(aligned_cosine(b, a), abs=1e-12) and 0 < s < 1
         A, B = balance(circuits(a)), balance(circuits(b))
         dot = lambda A, B: float(sum((A[k]*B[k]).sum() for k in A))
-    plain = dot(A, B)/(dot(A, A)*dot(B, B))**.5
+        plain = dot(A, B)/(dot(A, A)*dot(B, B))**.5
         assert s >= plain
 
 
