@@ -22,6 +22,7 @@ PUBLIC = dict(
     data = "digits",
     train = "TrainConfig train checkpoints",
     experiments = "BackdoorConfig CheckpointTable backdoor gap_table",
+    modular_addition = "ModularConfig quick_modular modular_addition phase_table segment",
     plots = "similarity_heatmap training_curves backdoor_figure spectrum_bars",
     explorers = "CheckpointExplorer",
 )
