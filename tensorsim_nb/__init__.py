@@ -14,6 +14,7 @@ PUBLIC = dict(
     similarity = "Estimate inner norm similarity distance plan spectrum",
     gram = "Gram gram gram_tensor",
     baselines = "matrix_cosine output_cosine",
+    heads = "HeadTable",
     slices = "slice_outputs project_inputs slice_inputs slice_hidden slice_heads slice_path slice_positions",
     attribution = "Attribution attribute",
     differences = "recover_trigger check_invariances best_scale moebius eigenfeatures truncate steepest_input compress",
