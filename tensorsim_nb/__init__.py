@@ -21,8 +21,10 @@ PUBLIC = dict(
     data = "digits",
     train = "TrainConfig train checkpoints",
     experiments = "BackdoorConfig CheckpointTable backdoor gap_table",
-    plots = "similarity_heatmap training_curves backdoor_figure spectrum_bars",
+    plots = "similarity_heatmap training_curves backdoor_figure spectrum_bars head_heatmap",
     explorers = "CheckpointExplorer",
+    compare_heads = "compare_heads",
+    lens = "qk_circuit ov_circuit virtual_head compose composition_scores pair_law stream_law",
 )
 
 _home = {name: module for module, names in PUBLIC.items() for name in names.split()}
