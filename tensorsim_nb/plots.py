@@ -7,7 +7,7 @@ __all__ = ['COLOURS', 'DASHES', 'PAGE_STYLE', 'Picture', 'new_figure', 'to_png',
            'check_boundaries', 'similarity_heatmap', 'toy_table', 'check_curves', 'check_steps', 'training_curves',
            'figure_rows', 'backdoor_figure', 'phase_squares', 'curve_panel', 'aligned_figure', 'frequency_panel',
            'frequency_table', 'modular_figure', 'language_figure', 'slice_bars', 'html_page', 'nice_number',
-           'table_html', 'figure_html', 'report', 'spectrum_bars']
+           'table_html', 'figure_html', 'report', 'spectrum_bars', 'head_heatmap']
 
 # %% ../nbs/api/50_plots.ipynb #18d561ba
 import base64, html, io
@@ -673,3 +673,45 @@ def spectrum_bars(
 ) -> Figure:
     "One bar for each degree; trace and traceless parts of the quadratic apart."
     return slice_bars(dict(zip(spectrum.parts, map(float, spectrum.values))), title=title, quantity="inner product", ax=ax)
+
+# %% ../nbs/api/50_plots.ipynb #cd3a6166
+def head_heatmap(
+    table, # A `HeadTable`
+    kind:str='both', # 'QK', 'OV' or 'both'
+    a=0, # Number or name of the model whose heads are the rows
+    b=-1, # Number or name of the model whose heads are the columns; the last by default
+    *,
+    matching=None, # A `Matching` of the two, to be marked
+    title:'str|None'=None, # Title; made from the table when None
+    zero:float=0., # What to show for heads that are zero
+    ax=None, # Draw here instead of in a new figure
+) -> Figure:
+    "Similarity of every head of one model with every head of another."
+    rows, cols = table.rows(a), table.rows(b)
+    fig, ax = _axes(ax, 5.6, 4.8)
+    im = ax.imshow(table.similarity(kind, zero=zero)[np.ix_(rows, cols)], cmap='RdBu_r', vmin=-1, vmax=1, interpolation='nearest')
+    names = [table.models[table.heads[r[0]][0]] for r in (rows, cols)]
+    for axis, which, name, draw in ((ax.yaxis, rows, names[0], ax.axhline), (ax.xaxis, cols, names[1], ax.axvline)):
+        _head_axis(axis, [table.heads[i][1:] for i in which], draw)
+        axis.set_label_text(_plain(f"head of {name} (layer.head)" if len(table.models) > 1 else "head (layer.head)"))
+    if matching is not None: _mark_heads(ax, rows, cols, matching.index)
+    ax.set_title(_plain(title or f"{dict(both='QK × OV').get(kind, kind)} similarity of heads"), fontsize=10)
+    _colour_bar(im, "similarity", ax=ax, fraction=.046)
+    return fig
+
+# %% ../nbs/api/50_plots.ipynb #ae90cb7e
+def _head_axis(axis, heads:list, draw):
+    "Name heads, or layers when there are many; a line before each layer."
+    starts = [i for i, h in enumerate(heads) if i == 0 or heads[i-1][0] != h[0]]
+    few = len(heads) <= 16
+    at = range(len(heads)) if few else starts
+    axis.set_ticks(list(at), [f'{l}.{k}' if few else f'L{l}' for l, k in (heads[i] for i in at)], fontsize=7 if few else 8)
+    for i in starts[1:]: draw(i-.5, color='black', lw=.6)
+
+def _mark_heads(ax, rows, cols, index):
+    "A circle on each matched pair."
+    at = {int(r): i for i, r in enumerate(rows)}, {int(c): i for i, c in enumerate(cols)}
+    pairs = [(at[1].get(int(q)), at[0].get(int(p))) for p, q in index]
+    if any(None in p for p in pairs):
+        raise ValueError(message("A matching is marked on the models that it matches", "heads that are not shown", "Give the same a and b to `match` and `head_heatmap`."))
+    ax.scatter(*zip(*pairs), s=20, facecolors='none', edgecolors='black', linewidths=.8)
