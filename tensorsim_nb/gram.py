@@ -194,7 +194,8 @@ def _save(self:Gram,
 ):
     "Write everything to one file."
     arrays, about = _flatten(self)
-    with atomic_path(path) as tmp: save_file(arrays, tmp, metadata=dict(format=GRAM_FORMAT, labels=json.dumps([str(l) for l in self.labels]), about=json.dumps(about)))
+    text = dict(labels=json.dumps([str(l) for l in self.labels]), about=json.dumps(about))
+    with atomic_path(path) as tmp: save_file(arrays, tmp, metadata=dict(format=GRAM_FORMAT, sum=digest(arrays, text), **text))
 
 def _load(
     path, # A file written by `Gram.save`
@@ -207,6 +208,8 @@ def _load(
     except (SafetensorError, OSError, ValueError) as e:
         raise ValueError(message("`Gram.load` reads a whole safetensors file", f"{name}, which cannot be read ({e})", "It may be cut short: copy or compute it again.")) from None
     if meta.get('format') != GRAM_FORMAT: raise ValueError(message("`Gram.load` reads files written by `Gram.save`", f"{name} with format {meta.get('format')!r}", "Models are read by `ts.load`."))
+    if meta.get('sum') != digest(arrays, {k: meta.get(k, '') for k in ('labels', 'about')}):
+        raise ValueError(message("The parts of a Gram file belong together", f"{name}, which was changed or damaged", "Compute it again."))
     return _unflatten(arrays, json.loads(meta['about']), json.loads(meta['labels']))
 
 Gram.save, Gram.load = _save, staticmethod(_load)
