@@ -21,9 +21,10 @@ def modular_addition(seed, run_dir):
 
 def robustness(seed, run_dir):
     from tensorsim_nb.robustness import RobustnessConfig, robustness, robustness_table
-    pairs = robustness(RobustnessConfig(seed=seed), run_dir)
+    config = RobustnessConfig(seed=seed)
+    pairs = robustness(config, run_dir)
     some = pairs.groupby('name', sort=False).sample(300, random_state=0)   # enough for a picture
-    return dict(table=robustness_table(pairs), some_pairs=some)
+    return dict(settings=dataclasses.asdict(config), table=robustness_table(pairs), some_pairs=some)
 
 
 def language(**settings):
@@ -51,6 +52,7 @@ def keep(result, folder, meta):
     "Write a table of checkpoints, or several tables by name, with few digits."
     from tensorsim_nb.experiments import CheckpointTable, save_frame
     if isinstance(result, CheckpointTable): return rounded(result).save(folder)
+    meta = meta | dict(settings=result.pop('settings', None))
     for name, part in result.items():
         if isinstance(part, CheckpointTable): rounded(part).save(folder/name)
         else: save_frame(part.map(lambda v: float(f'{v:.6g}') if isinstance(v, float) else v), folder/name, meta)
