@@ -286,7 +286,7 @@ def roles_matrix(
     size = np.sqrt(G.diagonal())
     return G/size[:, None]/size
 
-# %% ../nbs/api/47_language.ipynb #330ab800
+# %% ../nbs/api/47_language.ipynb #5a782dd3
 @dataclass(frozen=True)
 class LanguageConfig:
     "Settings of the language-model experiment; the defaults are its full size."
@@ -298,11 +298,11 @@ class LanguageConfig:
     n_head:int=2 # Heads of each layer
     n_layer:int=2 # Attention layers
     scale:float=.35 # Weight of every attention path
-    steps:int=10_000 # Optimiser steps
+    steps:int=4000 # Optimiser steps
     batch_size:int=256 # Windows per step, drawn with replacement
-    lr:float=3e-3 # Learning rate of AdamW
+    lr:float=4e-3 # Learning rate of AdamW
     weight_decay:float=.05 # Weight decay of AdamW
-    n_checkpoints:int=24 # Checkpoints asked for; early ones that fall on the same step count once
+    n_checkpoints:int=16 # Checkpoints asked for; early ones that fall on the same step count once
     exponent:float=3. # Checkpoint i lies at int(steps * (i / (n_checkpoints - 1)) ** exponent)
     n_train:int=50_000 # Windows to train on (made-up sources)
     n_test:int=1000 # Windows to test on
