@@ -21,7 +21,8 @@ PUBLIC = dict(
     train = "TrainConfig train checkpoints",
     experiments = "BackdoorConfig CheckpointTable backdoor gap_table",
     modular_addition = "ModularConfig quick_modular modular_addition phase_table segment",
-    plots = "similarity_heatmap training_curves backdoor_figure spectrum_bars",
+    language = "LanguageConfig quick_language language",
+    plots = "similarity_heatmap training_curves backdoor_figure spectrum_bars modular_figure language_figure",
     explorers = "CheckpointExplorer",
 )
 
