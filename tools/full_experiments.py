@@ -38,8 +38,8 @@ EXPERIMENTS = dict(
     robustness=robustness,
     modular_addition=modular_addition,
     language_english=language(),
-    language_ngrams=language(source='ngrams', d_vocab=16, n_ctx=4, n_train=200_000),
-    language_repeats=language(source='repeats', d_vocab=8, n_ctx=8, d_model=16, steps=3000, lr=5e-3))
+    language_ngrams=language(source='ngrams', d_vocab=16, n_ctx=4, steps=6000, n_train=200_000),
+    language_repeats=language(source='repeats', d_vocab=8, n_ctx=8, d_model=16, steps=2000, lr=5e-3))
 
 
 def rounded(table, digits=5):
