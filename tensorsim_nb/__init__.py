@@ -24,6 +24,9 @@ PUBLIC = dict(
     plots = "similarity_heatmap training_curves backdoor_figure spectrum_bars head_heatmap",
     explorers = "CheckpointExplorer",
     compare_heads = "compare_heads",
+    state_dicts = "from_state_dict",
+    polynomials = "from_transformer_lens hermite_mlp",
+    hooks = "hooked",
     lens = "qk_circuit ov_circuit virtual_head compose composition_scores pair_law stream_law",
 )
 
