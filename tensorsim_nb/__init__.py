@@ -28,6 +28,9 @@ PUBLIC = dict(
     language = "LanguageConfig quick_language language",
     explorers = "CheckpointExplorer",
     compare_heads = "compare_heads",
+    state_dicts = "from_state_dict",
+    polynomials = "from_transformer_lens hermite_mlp",
+    hooks = "hooked",
     lens = "qk_circuit ov_circuit virtual_head compose composition_scores pair_law stream_law",
 )
 

@@ -674,7 +674,7 @@ def spectrum_bars(
     "One bar for each degree; trace and traceless parts of the quadratic apart."
     return slice_bars(dict(zip(spectrum.parts, map(float, spectrum.values))), title=title, quantity="inner product", ax=ax)
 
-# %% ../nbs/api/50_plots.ipynb #cd3a6166
+# %% ../nbs/api/50_plots.ipynb #094d621b
 def head_heatmap(
     table, # A `HeadTable`
     kind:str='both', # 'QK', 'OV' or 'both'
@@ -693,13 +693,13 @@ def head_heatmap(
     names = [table.models[table.heads[r[0]][0]] for r in (rows, cols)]
     for axis, which, name, draw in ((ax.yaxis, rows, names[0], ax.axhline), (ax.xaxis, cols, names[1], ax.axvline)):
         _head_axis(axis, [table.heads[i][1:] for i in which], draw)
-        axis.set_label_text(_plain(f"head of {name} (layer.head)" if len(table.models) > 1 else "head (layer.head)"))
+        axis.set_label_text(_plain(f"head of {name} (layer.head)" if len(table.models) > 1 else "head (layer.head)"), fontsize=9)
     if matching is not None: _mark_heads(ax, rows, cols, matching.index)
     ax.set_title(_plain(title or f"{dict(both='QK × OV').get(kind, kind)} similarity of heads"), fontsize=10)
     _colour_bar(im, "similarity", ax=ax, fraction=.046)
     return fig
 
-# %% ../nbs/api/50_plots.ipynb #ae90cb7e
+# %% ../nbs/api/50_plots.ipynb #6061dd81
 def _head_axis(axis, heads:list, draw):
     "Name heads, or layers when there are many; a line before each layer."
     starts = [i for i, h in enumerate(heads) if i == 0 or heads[i-1][0] != h[0]]
@@ -714,4 +714,5 @@ def _mark_heads(ax, rows, cols, index):
     pairs = [(at[1].get(int(q)), at[0].get(int(p))) for p, q in index]
     if any(None in p for p in pairs):
         raise ValueError(message("A matching is marked on the models that it matches", "heads that are not shown", "Give the same a and b to `match` and `head_heatmap`."))
-    ax.scatter(*zip(*pairs), s=20, facecolors='none', edgecolors='black', linewidths=.8)
+    for colour, width in (('black', 2.4), ('white', 1)): # to show on any colour
+        ax.scatter(*zip(*pairs), s=26, facecolors='none', edgecolors=colour, linewidths=width)
