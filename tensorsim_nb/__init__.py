@@ -22,6 +22,10 @@ PUBLIC = dict(
     experiments = "BackdoorConfig CheckpointTable backdoor gap_table",
     plots = "similarity_heatmap training_curves backdoor_figure spectrum_bars",
     explorers = "CheckpointExplorer",
+    explore_weights = "SliceExplorer EigenExplorer DifferenceExplorer",
+    explore_laws = "GaussianExplorer RecursionExplorer",
+    explore_symmetry = "SymmetryExplorer",
+    explore_heads = "HeadExplorer",
 )
 
 _home = {name: module for module, names in PUBLIC.items() for name in names.split()}
