@@ -32,6 +32,10 @@ PUBLIC = dict(
     polynomials = "from_transformer_lens hermite_mlp",
     hooks = "hooked",
     lens = "qk_circuit ov_circuit virtual_head compose composition_scores pair_law stream_law",
+    explore_weights = "SliceExplorer EigenExplorer DifferenceExplorer",
+    explore_laws = "GaussianExplorer RecursionExplorer",
+    explore_symmetry = "SymmetryExplorer",
+    explore_heads = "HeadExplorer",
 )
 
 _home = {name: module for module, names in PUBLIC.items() for name in names.split()}
