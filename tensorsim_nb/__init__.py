@@ -13,15 +13,21 @@ PUBLIC = dict(
     models = "Model classifier deep_mlp transformer save load",
     similarity = "Estimate inner norm similarity distance plan spectrum",
     gram = "Gram gram gram_tensor",
-    baselines = "matrix_cosine output_cosine",
+    baselines = "matrix_cosine output_cosine linear_cka procrustes_similarity rsa js_divergence agreement_rate",
+    alignment = "aligned_cosine",
+    heads = "HeadTable",
     slices = "slice_outputs project_inputs slice_inputs slice_hidden slice_heads slice_path slice_positions",
     attribution = "Attribution attribute",
     differences = "recover_trigger check_invariances best_scale moebius eigenfeatures truncate steepest_input compress",
+    compare = "compare_all",
     data = "digits",
     train = "TrainConfig train checkpoints",
     experiments = "BackdoorConfig CheckpointTable backdoor gap_table",
-    plots = "similarity_heatmap training_curves backdoor_figure spectrum_bars",
+    modular_addition = "ModularConfig quick_modular modular_addition phase_table segment",
+    plots = "similarity_heatmap training_curves backdoor_figure spectrum_bars head_heatmap",
     explorers = "CheckpointExplorer",
+    compare_heads = "compare_heads",
+    lens = "qk_circuit ov_circuit virtual_head compose composition_scores pair_law stream_law",
 )
 
 _home = {name: module for module, names in PUBLIC.items() for name in names.split()}

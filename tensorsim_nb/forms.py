@@ -335,7 +335,7 @@ def tile_pairs(
     cuts = [range(i, min(i + tile, n)) for i in range(0, n, tile)]
     return [(p, q) for x, p in enumerate(cuts) for q in cuts[x:]]
 
-# %% ../nbs/api/17_forms.ipynb #a3b8510f
+# %% ../nbs/api/17_forms.ipynb #550458f2
 def _count(n:int, tile:int, s:Shape) -> dict:
     "Floating-point operations of the two paths."
     pairs = n*(n + 1)/2
@@ -348,9 +348,9 @@ def small_tile(
     "Models in a tile when work is cut up to be stored or shared."
     return 2**max(0, math.ceil(math.log2(max(1, n/8))))
 
-ROWS, WIDTH = 1024, 200 # sub-blocks that keep a processor's caches and multipliers busy
+ROWS, WIDTH = 1024, 400 # sub-blocks that keep a processor's caches and multipliers busy
 
-# %% ../nbs/api/17_forms.ipynb #c89bb5fe
+# %% ../nbs/api/17_forms.ipynb #50bf9ccf
 def _sub_blocks(path:str, tile:int, copies:int, s:Shape, size:int, spare:int) -> 'tuple[dict, int]': # sizes, bytes used
     "Sizes of the inner blocks within `spare` bytes."
     h = max(1, s.hidden)
@@ -358,13 +358,13 @@ def _sub_blocks(path:str, tile:int, copies:int, s:Shape, size:int, spare:int) ->
         one = size*h*(5*h + 2*min(s.d_out, 2*h)) # one pair of models: four products, the kernel, and its contraction
         rows = max(h, min(ROWS, int(h*math.sqrt(spare/one))))
         return dict(rows=rows), int(one*(rows/h)**2)
-    scratch = max(1, min(2**17, spare//(4*size))) # what stays in the cache of a processor
+    scratch = max(1, min(2**18, spare//(4*size))) # what stays in the cache of a processor
     one = copies*tile*size*s.inputs # one row for one output
     width = max(1, min(-(-s.inputs//-(-s.inputs//WIDTH)), int(spare/2/one))) # equal cuts
     n_out = max(1, min(s.d_out, int(spare/2/(one*width)), 2**22//(tile*width*s.inputs)))
     return dict(width=width, n_out=n_out, scratch=scratch), one*width*n_out + 3*scratch*size
 
-# %% ../nbs/api/17_forms.ipynb #760efe4a
+# %% ../nbs/api/17_forms.ipynb #1d87c750
 def make_plan(
     n:int, # Number of models
     shape:Shape, # Their common shape
@@ -375,7 +375,7 @@ def make_plan(
     cut:bool=False, # Cut the work into pieces of moderate size?
 ) -> Plan:
     "Choose path, tiles and sub-blocks by counted operations under a bound on memory."
-    each, spare = shape.bytes(dtype), max_memory//2
+    each, spare = shape.bytes(dtype), 3*max_memory//8 # half for stacks, an eighth for odds and ends
     most = n if n*each <= max_memory//2 else int(max_memory//(4*each)) # models held, at most
     if most < 1: raise ValueError(message("`gram` holds at least two models at a time", f"max_memory={max_memory:,} bytes for models of {each:,}", f"Allow max_memory={4*each:,} or more."))
     tiles = dict(kernel=min(most, small_tile(n)) if cut else most, explicit=most)

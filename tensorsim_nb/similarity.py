@@ -442,8 +442,8 @@ def _common(p:Products): # mantissas of (aa, ab, bb), with a and b each scaled t
 
 def _estimate(p:Products, quantity:str, value:Tensor, exponent:int, gradient, errors) -> Estimate:
     "Wrap a number; `gradient` is its derivative in (aa, ab, bb)."
-    value = shift(value, exponent)
-    if not torch.isfinite(value): raise OverflowError(message(f"`{quantity}` is a float64", f"a value near 2**{exponent}", "Use `similarity`, which has no scale, or rescale the models."))
+    mantissa, value = value, shift(value, exponent)
+    if not torch.isfinite(value) or value.detach() == 0 != mantissa.detach(): raise OverflowError(message(f"`{quantity}` is a float64", f"a value near 2**{exponent}", "Use `similarity`, which has no scale, or rescale the models."))
     stderr = 0. if p.exact else math.nan
     if errors is not None:
         g = torch.tensor([float(torch.as_tensor(x).detach()) for x in gradient], dtype=torch.float64)
