@@ -367,7 +367,7 @@ def _check_rows(runs, names):
                                      f"no {lost[0]!r} among {list(run.matrices)}",
                                      "Choose others by `names=`."))
 
-# %% ../nbs/api/50_plots.ipynb #b484180b
+# %% ../nbs/api/50_plots.ipynb #18407456
 def slice_bars(
     values:dict, # Name of the slice -> number
     *,
@@ -393,14 +393,14 @@ def slice_bars(
                yerr=err if k == 0 else None, capsize=2, label=('run', 'control')[k])
     tips = [] if err is None else [series[0]-err, series[0]+err]
     spread = np.concatenate([[0], *series, *tips])
-    ax.set(ylabel=_plain(quantity), ylim=(1.08*spread.min(), max(1.02, 1.05*spread.max())))
+    ax.set(ylabel=_plain(quantity), ylim=_bar_range(spread, least=1.02*quantity.startswith('similarity')))
     ax.set_xticks(x, [_short(n, 20) for n in names],
                   rotation=0 if sum(len(str(n)) for n in names) < 40 else 45, fontsize=8)
     ax.axhline(0, color='black', lw=.8)
     _legend_above(ax, _bar_keys(highlight in names, control is not None), title)
     return fig
 
-# %% ../nbs/api/50_plots.ipynb #95143ef0
+# %% ../nbs/api/50_plots.ipynb #c7893e4f
 def _bar_heights(values, names) -> np.ndarray:
     "Numbers in the order of the names, all finite."
     lost = [n for n in names if n not in values]
@@ -411,6 +411,11 @@ def _bar_heights(values, names) -> np.ndarray:
                                                           f"{int((~np.isfinite(h)).sum())} NaN or Inf",
                                                           "Leave those out."))
     return h
+
+def _bar_range(spread:np.ndarray, least:float) -> 'tuple[float, float]':
+    "From below the least number to above the largest, `least` at the least."
+    low, high = 1.08*spread.min(), max(least, 1.05*spread.max())
+    return (low, high) if high > low else (0., 1.) # nothing but zeros
 
 def _bar_keys(marked:bool, controlled:bool) -> list: # Empty when there is but one kind of bar
     "What fill and hatching mean."
