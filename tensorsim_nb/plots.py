@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COLOURS', 'DASHES', 'PAGE_STYLE', 'Picture', 'new_figure', 'to_png', 'check_matrix', 'colour_range',
            'check_boundaries', 'similarity_heatmap', 'toy_table', 'check_curves', 'check_steps', 'training_curves',
-           'figure_rows', 'backdoor_figure', 'phase_squares', 'curve_panel', 'aligned_figure', 'frequency_panel',
-           'frequency_table', 'modular_figure', 'language_figure', 'slice_bars', 'html_page', 'nice_number',
+           'figure_rows', 'backdoor_figure', 'slice_bars', 'phase_squares', 'curve_panel', 'aligned_figure',
+           'frequency_panel', 'frequency_table', 'modular_figure', 'language_figure', 'html_page', 'nice_number',
            'table_html', 'figure_html', 'report', 'spectrum_bars', 'head_heatmap']
 
 # %% ../nbs/api/50_plots.ipynb #18d561ba
@@ -368,6 +368,63 @@ def _check_rows(runs, names):
                                      f"no {lost[0]!r} among {list(run.matrices)}",
                                      "Choose others by `names=`."))
 
+# %% ../nbs/api/50_plots.ipynb #18407456
+def slice_bars(
+    values:dict, # Name of the slice -> number
+    *,
+    title:str="Similarity of each slice", # Title
+    control:'dict|None'=None, # The same numbers of a control
+    errors:'dict|None'=None, # Name -> standard error
+    highlight:'str|None'=None, # Name of the slice to mark
+    quantity:str="similarity", # What the numbers are
+    ax=None, # Draw here instead of in a new figure
+) -> Figure:
+    "One bar a slice, the control beside it."
+    names = list(values)
+    if not names: raise ValueError(message("`slice_bars` needs at least one number", "none",
+                                           "Give a dict of names and numbers."))
+    series = [_bar_heights(d, names) for d in (values, control) if d is not None]
+    fig, ax = _axes(ax, 6.4, 3)
+    x, width = np.arange(len(names)), .8/len(series)
+    err = None if errors is None else _bar_heights(errors, names)
+    for k, heights in enumerate(series):
+        fill = [COLOURS[1] if n == highlight else COLOURS[0] for n in names] if k == 0 else 'white'
+        ax.bar(x - .4 + width*(k+.5), heights, width, color=fill, edgecolor='#444444', lw=.8,
+               hatch='///' if k else None,
+               yerr=err if k == 0 else None, capsize=2, label=('run', 'control')[k])
+    tips = [] if err is None else [series[0]-err, series[0]+err]
+    spread = np.concatenate([[0], *series, *tips])
+    ax.set(ylabel=_plain(quantity), ylim=_bar_range(spread, least=1.02*quantity.startswith('similarity')))
+    ax.set_xticks(x, [_short(n, 20) for n in names],
+                  rotation=0 if sum(len(str(n)) for n in names) < 40 else 45, fontsize=8)
+    ax.axhline(0, color='black', lw=.8)
+    _legend_above(ax, _bar_keys(highlight in names, control is not None), title)
+    return fig
+
+# %% ../nbs/api/50_plots.ipynb #c7893e4f
+def _bar_heights(values, names) -> np.ndarray:
+    "Numbers in the order of the names, all finite."
+    lost = [n for n in names if n not in values]
+    if lost: raise ValueError(message("`slice_bars` needs the same names in every series", f"no {lost[0]!r}",
+                                      "Give one number a name."))
+    h = np.array([float(values[n]) for n in names])
+    if not np.isfinite(h).all(): raise ValueError(message("Bars must be finite",
+                                                          f"{int((~np.isfinite(h)).sum())} NaN or Inf",
+                                                          "Leave those out."))
+    return h
+
+def _bar_range(spread:np.ndarray, least:float) -> 'tuple[float, float]':
+    "From below the least number to above the largest, `least` at the least."
+    low, high = 1.08*spread.min(), max(least, 1.05*spread.max())
+    return (low, high) if high > low else (0., 1.) # nothing but zeros
+
+def _bar_keys(marked:bool, controlled:bool) -> list: # Empty when there is but one kind of bar
+    "What fill and hatching mean."
+    keys = [('run', COLOURS[0], None)] + [('run, target', COLOURS[1], None)]*marked
+    keys += [('control', 'white', '///')]*controlled
+    if len(keys) == 1: return []
+    return [Patch(facecolor=c, edgecolor='#444444', hatch=h, label=l) for l, c, h in keys]
+
 # %% ../nbs/api/50_plots.ipynb #f5dc28c8
 def phase_squares(
     ax, # The axes of a heatmap
@@ -505,58 +562,6 @@ def language_figure(
               lambda ax: curve_panel(ax, table, scores, quantity="overlap", limits=(0, 1.03)),
               lambda ax: curve_panel(ax, table, ['active share'], limits=(-.03, 1.03), lines={'doubtful from': .02, 'poor from': .12})]
     return aligned_figure(table, zip(names, [*panels, *[None]*len(names)]))
-
-# %% ../nbs/api/50_plots.ipynb #b484180b
-def slice_bars(
-    values:dict, # Name of the slice -> number
-    *,
-    title:str="Similarity of each slice", # Title
-    control:'dict|None'=None, # The same numbers of a control
-    errors:'dict|None'=None, # Name -> standard error
-    highlight:'str|None'=None, # Name of the slice to mark
-    quantity:str="similarity", # What the numbers are
-    ax=None, # Draw here instead of in a new figure
-) -> Figure:
-    "One bar a slice, the control beside it."
-    names = list(values)
-    if not names: raise ValueError(message("`slice_bars` needs at least one number", "none",
-                                           "Give a dict of names and numbers."))
-    series = [_bar_heights(d, names) for d in (values, control) if d is not None]
-    fig, ax = _axes(ax, 6.4, 3)
-    x, width = np.arange(len(names)), .8/len(series)
-    err = None if errors is None else _bar_heights(errors, names)
-    for k, heights in enumerate(series):
-        fill = [COLOURS[1] if n == highlight else COLOURS[0] for n in names] if k == 0 else 'white'
-        ax.bar(x - .4 + width*(k+.5), heights, width, color=fill, edgecolor='#444444', lw=.8,
-               hatch='///' if k else None,
-               yerr=err if k == 0 else None, capsize=2, label=('run', 'control')[k])
-    tips = [] if err is None else [series[0]-err, series[0]+err]
-    spread = np.concatenate([[0], *series, *tips])
-    ax.set(ylabel=_plain(quantity), ylim=(1.08*spread.min(), max(1.02, 1.05*spread.max())))
-    ax.set_xticks(x, [_short(n, 20) for n in names],
-                  rotation=0 if sum(len(str(n)) for n in names) < 40 else 45, fontsize=8)
-    ax.axhline(0, color='black', lw=.8)
-    _legend_above(ax, _bar_keys(highlight in names, control is not None), title)
-    return fig
-
-# %% ../nbs/api/50_plots.ipynb #95143ef0
-def _bar_heights(values, names) -> np.ndarray:
-    "Numbers in the order of the names, all finite."
-    lost = [n for n in names if n not in values]
-    if lost: raise ValueError(message("`slice_bars` needs the same names in every series", f"no {lost[0]!r}",
-                                      "Give one number a name."))
-    h = np.array([float(values[n]) for n in names])
-    if not np.isfinite(h).all(): raise ValueError(message("Bars must be finite",
-                                                          f"{int((~np.isfinite(h)).sum())} NaN or Inf",
-                                                          "Leave those out."))
-    return h
-
-def _bar_keys(marked:bool, controlled:bool) -> list: # Empty when there is but one kind of bar
-    "What fill and hatching mean."
-    keys = [('run', COLOURS[0], None)] + [('run, target', COLOURS[1], None)]*marked
-    keys += [('control', 'white', '///')]*controlled
-    if len(keys) == 1: return []
-    return [Patch(facecolor=c, edgecolor='#444444', hatch=h, label=l) for l, c, h in keys]
 
 # %% ../nbs/api/50_plots.ipynb #1a8ec5b4
 PAGE_STYLE = """
