@@ -22,6 +22,7 @@ EXECUTED, PAGES, NPM, HTML = PROC/'executed', PROC/'pages', PROC/'npm', PROC/'si
 SECTIONS = dict(
     tutorials=("Lessons", "Read them in order. Each states its claim first, and each runs from top to bottom."),
     explain=("Explanations", "The derivations, one step at a time. Each is computed and checked on the page."),
+    experiments=("Experiments", "The paper's experiments, run again: published numbers beside ours, each with its control."),
     api=("Library", "One page per module. The number is the floor: a module imports only smaller numbers."))
 WORKERS, CELL_SECONDS = 2, 600
 WIDGET_MIME = 'application/vnd.jupyter.widget-state+json'

@@ -19,11 +19,15 @@ PUBLIC = dict(
     attribution = "Attribution attribute",
     differences = "recover_trigger check_invariances best_scale moebius eigenfeatures truncate steepest_input compress",
     compare = "compare_all",
-    data = "digits",
+    data = "digits svhn",
     train = "TrainConfig train checkpoints",
     experiments = "BackdoorConfig CheckpointTable backdoor gap_table",
+    nulls = "bootstrap_interval headline_table null_levels matched_gap",
+    robustness = "RobustnessConfig robustness robustness_table",
+    forgetting = "ForgettingConfig forgetting contrast_table diffing",
     modular_addition = "ModularConfig quick_modular modular_addition phase_table segment",
     plots = "similarity_heatmap training_curves backdoor_figure spectrum_bars",
+    figures = "forgetting_figure diffing_figure robustness_figure class_grid headline_figure",
     explorers = "CheckpointExplorer",
 )
 

@@ -27,7 +27,39 @@ def robustness(seed, run_dir):
     return dict(settings=dataclasses.asdict(config), table=robustness_table(pairs), some_pairs=some)
 
 
-EXPERIMENTS = dict(modular_addition=modular_addition, robustness=robustness)
+def only(table, names):
+    "A table of checkpoints with some of its matrices."
+    return dataclasses.replace(table, matrices={k: table.matrices[k] for k in names})
+
+
+def backdoor(seed, run_dir):
+    from tensorsim_nb.experiments import BackdoorConfig, backdoor, backdoor_seeds
+    from tensorsim_nb.models import load
+    from tensorsim_nb.nulls import null_levels
+    from tensorsim_nb.train import checkpoints
+    config = BackdoorConfig(seed=seed)
+    gaps = backdoor_seeds(config, 5, run_dir)
+    ends = [load(checkpoints(run_dir/f'seed{s}'/'backdoor')[-1][1]) for s in range(seed, seed + 5)]
+    table, control = backdoor(config, run_dir/f'seed{seed}')
+    return dict(settings=dataclasses.asdict(config), gaps=gaps, levels=null_levels(ends[0], ends[1:]), table=table, control=control)
+
+
+def forgetting(seed, run_dir):
+    from tensorsim_nb import forgetting as f
+    import pandas as pd
+    config = f.ForgettingConfig(seed=seed)
+    values = f.forgetting_seeds(config, 5, run_dir/'seeds')
+    ends = f.diffing_seeds(config, 5, run_dir/'seeds')
+    table, _ = f.forgetting(config, run_dir/'seeds'/f'seed{seed}')
+    scan = []
+    for decay in (.5, 1., 2.):
+        t = f.contrast_table(*f.forgetting(dataclasses.replace(config, weight_decay=decay, n_checkpoint=2), run_dir/f'decay{decay}'), f.MEASURES)
+        scan.append(t.reset_index().assign(weight_decay=decay))
+    return dict(settings=dataclasses.asdict(config), seeds=values, diffing=ends, decay=pd.concat(scan),
+                run=f.diffing(config, run_dir/'seeds'/f'seed{seed}'), table=only(table, ['gaussian', 'CKA', 'matrix', 'slice 9', 'slice 3']))
+
+
+EXPERIMENTS = dict(modular_addition=modular_addition, robustness=robustness, backdoor=backdoor, forgetting=forgetting)
 
 
 def rounded(table, digits=5):
