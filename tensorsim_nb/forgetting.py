@@ -69,7 +69,7 @@ class ForgettingConfig:
     def svhn(cls, **changes) -> 'ForgettingConfig': # The published settings
         return cls(**dict(data='svhn', d_model=128, d_hidden=256, epochs=20, batch_size=248, lr=1e-3, weight_decay=.5, noise=0.) | changes)
 
-# %% ../nbs/api/45_forgetting.ipynb #e0868fff
+# %% ../nbs/api/45_forgetting.ipynb #7e85c7be
 @torch.no_grad()
 def _class_accuracy(net, test) -> dict: # quantity -> number
     right = net(test.x).argmax(1) == test.y
@@ -87,7 +87,7 @@ def train_stages(
     model=None, # Where to start; fresh weights when None
     seed:'int|None'=None, # Of weights and batches; the settings' when None
     quiet:bool=False, # No progress bars?
-) -> list: # (stage, steps so far, path) of each checkpoint, and the curves
+) -> tuple[list, list]: # (stage, steps so far, path) of each checkpoint; the curves of each stage
     "Train stage after stage."
     train_set, test = data
     seed = config.seed if seed is None else seed
