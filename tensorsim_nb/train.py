@@ -28,10 +28,11 @@ class TrainConfig:
     steps:int=1000 # Number of optimiser steps
     every:'int|tuple[int, ...]'=100 # Checkpoint every so many steps, or at these; start and end always
     batch_size:int=256 # Samples per step, drawn with replacement
-    lr:float=3e-3 # Learning rate of AdamW, constant
+    lr:float=3e-3 # Learning rate of AdamW
     weight_decay:float=.05 # Weight decay of AdamW
     noise:float=.05 # Standard deviation of the Gaussian noise added to every input pixel
     seed:int=0 # Decides batches, noise and poison
+    schedule:str='constant' # Of the learning rate: "constant", or "cosine", which falls to zero
 
     def __post_init__(self):
         every = (self.every,) if isinstance(self.every, int) else self.every
@@ -39,7 +40,8 @@ class TrainConfig:
                          ('every', every and min(every) >= (self.every == every[0])),
                          ('batch_size', self.batch_size >= 1), ('lr', 0 < self.lr < math.inf),
                          ('weight_decay',
-                          0 <= self.weight_decay < math.inf), ('noise', 0 <= self.noise < math.inf)]:
+                          0 <= self.weight_decay < math.inf), ('noise', 0 <= self.noise < math.inf),
+                         ('schedule', self.schedule in ('constant', 'cosine'))]:
             if not ok:
                 raise ValueError(message(f"`TrainConfig` needs a sensible {name}", f"{getattr(self, name)}",
                                          "Look at the defaults: TrainConfig()."))
@@ -48,6 +50,11 @@ class TrainConfig:
     def checkpoint_steps(self) -> 'list[int]': # Rising, from 0 to `steps`
         marks = range(0, self.steps, self.every) if isinstance(self.every, int) else self.every
         return sorted({0, self.steps, *(s for s in marks if s < self.steps)})
+
+    def lr_at(self,
+        step:int, # Number of the step, from 1
+    ) -> float: # Its learning rate
+        return self.lr if self.schedule == 'constant' else self.lr*(1 + math.cos(math.pi*(step - 1)/self.steps))/2
 
 # %% ../nbs/api/41_train.ipynb #7b6a82ab
 @dataclass(frozen=True, eq=False)
@@ -332,6 +339,7 @@ def train(
             rows = _read_rows(run_dir, done)
         else: keep(done := 0)
         for step in _progress(done, config.steps, title, quiet):
+            for group in optimizer.param_groups: group['lr'] = config.lr_at(step)
             losses.append(_step(net, optimizer, loss_of, _batch(data, config, change, step, gens), step))
             if step in marks: keep(step)
     return Run(net, run_dir)

@@ -19,6 +19,14 @@ def modular_addition(seed, run_dir):
     return modular_addition(ModularConfig(seed=seed), run_dir)
 
 
+def robustness(seed, run_dir):
+    from tensorsim_nb.robustness import RobustnessConfig, robustness, robustness_table
+    config = RobustnessConfig(seed=seed)
+    pairs = robustness(config, run_dir)
+    some = pairs.groupby('name', sort=False).sample(300, random_state=0)   # enough for a picture
+    return dict(settings=dataclasses.asdict(config), table=robustness_table(pairs), some_pairs=some)
+
+
 def language(**settings):
     def run(seed, run_dir):
         from tensorsim_nb.language import LanguageConfig, language
@@ -27,6 +35,7 @@ def language(**settings):
 
 
 EXPERIMENTS = dict(
+    robustness=robustness,
     modular_addition=modular_addition,
     language_english=language(),
     language_ngrams=language(source='ngrams', d_vocab=16, n_ctx=4, steps=6000, n_train=200_000),
@@ -37,6 +46,16 @@ def rounded(table, digits=5):
     "The same table with fewer digits, so that it is small on disk."
     curves = table.curves.assign(value=table.curves.value.map(lambda v: float(f'{v:.{digits}g}')))
     return dataclasses.replace(table, curves=curves, matrices={k: m.round(digits) for k, m in table.matrices.items()})
+
+
+def keep(result, folder, meta):
+    "Write a table of checkpoints, or several tables by name, with few digits."
+    from tensorsim_nb.experiments import CheckpointTable, save_frame
+    if isinstance(result, CheckpointTable): return rounded(result).save(folder)
+    meta = meta | dict(settings=result.pop('settings', None))
+    for name, part in result.items():
+        if isinstance(part, CheckpointTable): rounded(part).save(folder/name)
+        else: save_frame(part.map(lambda v: float(f'{v:.6g}') if isinstance(v, float) else v), folder/name, meta)
 
 
 def main():
@@ -50,7 +69,7 @@ def main():
         table = EXPERIMENTS[name](args.seed, ROOT/'runs'/folder)
         spent = dict(wall_seconds=round(time.time() - wall), cpu_seconds=round(time.process_time() - cpu),
                      command=f"python tools/full_experiments.py {name}" + (f' --seed {args.seed}' if args.seed else ''))
-        rounded(table).save(RESULTS/folder)
+        keep(table, RESULTS/folder, spent)
         (RESULTS/folder/'time.json').write_text(json.dumps(spent, indent=1) + '\n', encoding='utf-8')
         print(folder, spent)
 
