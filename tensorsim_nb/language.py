@@ -9,7 +9,7 @@ __all__ = ['MEASURES', 'Source', 'stationary_pairs', 'ngram_source', 'count_ngra
            'output_cosines_with_error', 'language_model', 'language', 'checkpoint_summary', 'closure_error',
            'measure_correlations']
 
-# %% ../nbs/api/47_language.ipynb #9956504a
+# %% ../nbs/api/47_language.ipynb #1808e2e8
 import json, warnings
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -29,6 +29,7 @@ from .laws import Tokens
 from .layers import ROTARY_BASE, BilinearAttention, Linear, rotate
 from .models import Model, load, transformer
 from .moments import propagate
+from .similarity import FAIR, POOR
 from .train import Run, Task, TrainConfig, cpu_threads, seeded, train
 
 # %% ../nbs/api/47_language.ipynb #cc3631b2
@@ -427,7 +428,7 @@ def language(
         table.save(folder)
     return table
 
-# %% ../nbs/api/47_language.ipynb #bfa1f3ac
+# %% ../nbs/api/47_language.ipynb #5d664aef
 MEASURES = ('roles', 'closure', 'sampled', 'output', 'matrix') # matrices of cosines, as columns of the table below
 
 def checkpoint_summary(
@@ -443,12 +444,16 @@ def checkpoint_summary(
 
 def closure_error(
     table:CheckpointTable, # A language run
-) -> dict: # Largest and root-mean-square difference, largest standard error of the samples, share of pairs within 2 of them
-    "How far the closure is from sampling the same expectation."
+) -> 'pandas.DataFrame': # Rows: verdict on the active share; columns: pairs, rms and largest difference, largest standard error
+    "How far the closure is from sampling the same expectation, for pairs of checkpoints that it calls good, doubtful and poor."
+    import pandas as pd
     upper = np.triu_indices(len(table.steps), 1)
-    gap, error = ((table.matrices['closure'] - table.matrices['sampled'])[upper], table.matrices['sampled error'][upper])
-    return dict(largest=float(abs(gap).max()), rms=float(np.sqrt((gap**2).mean())), largest_error=float(error.max()),
-                within_two=float((abs(gap) <= 2*error).mean()))
+    gap, error = (table.matrices['closure'] - table.matrices['sampled'])[upper], table.matrices['sampled error'][upper]
+    share = table.curves[table.curves['quantity'] == 'active share'].set_index('step')['value'].loc[table.steps].to_numpy()
+    worse = np.maximum(share[upper[0]], share[upper[1]])                  # of the two checkpoints
+    kinds = dict(good=worse < FAIR, doubtful=(worse >= FAIR) & (worse < POOR), poor=worse >= POOR, all=worse >= 0)
+    return pd.DataFrame({k: dict(pairs=int(i.sum()), rms=np.sqrt((gap[i]**2).mean()), largest=abs(gap[i]).max(), error=error[i].max())
+                         for k, i in kinds.items() if i.any()}).T.rename_axis('closure')
 
 def measure_correlations(
     table:CheckpointTable, # A language run

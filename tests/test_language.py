@@ -52,7 +52,8 @@ def test_matrices_against_pairs_of_models(run):
 def test_tables_describe_the_run(run):
     s, gap = checkpoint_summary(run[1]), closure_error(run[1])
     assert s.index.tolist() == CONFIG.checkpoint_steps and s['active share'].between(0, 1).all()
-    assert s[[f'{k} to last' for k in MEASURES]].iloc[-1].tolist() == pytest.approx([1]*5, abs=1e-6) and 0 <= gap['rms'] <= gap['largest']
+    assert s[[f'{k} to last' for k in MEASURES]].iloc[-1].tolist() == pytest.approx([1]*5, abs=1e-6)
+    assert (gap['rms'] <= gap['largest']).all() and gap.loc['all', 'pairs'] == gap['pairs'].iloc[:-1].sum() == 6
     r = measure_correlations(run[1])
     assert np.allclose(r, r.T) and r.loc['sampled', 'output'] > .9
 
