@@ -7,7 +7,7 @@ A child process works on a folder of checkpoints with a store. The moment is uni
 assembly included. What counts: `kept` blocks are found again, `again` are computed, together all of them; the control damages one block and must be noticed.
 Needs `os.fork` (Linux, macOS).
 """
-import argparse, os, random, signal, tempfile, time, warnings
+import argparse, os, random, shutil, signal, tempfile, time, warnings
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +52,11 @@ def blocks(store): return {p.stem for p in Path(store).glob('blocks/*.safetensor
 
 
 def until_killed(run, store, method, duration, rng, folder):
-    "Kill a child at a random moment; again, on what is stored, when it had finished before."
+    "Kill a child at a random moment; when it had finished before, start over with an empty store."
     while True:
         moment = rng.uniform(0, duration)
         if killed(run, store, method, moment, folder): return moment
+        shutil.rmtree(store)
         duration *= .8
 
 

@@ -28,7 +28,7 @@ html_show_search_summary = False   # it would fetch pages, which a browser forbi
 html_sidebars = {'index': [], 'CONTRIBUTING': [], 'CHANGELOG': [], 'source/*': []}
 html_theme_options = dict(
     logo=dict(text=cfg['title'], image_light='_static/logo.svg', image_dark='_static/logo.svg'),
-    navbar_align='left', header_links_before_dropdown=5, navigation_with_keys=False, show_toc_level=2,
+    navbar_align='left', header_links_before_dropdown=6, navigation_with_keys=False, show_toc_level=2,
     show_nav_level=2, back_to_top_button=False, secondary_sidebar_items=['page-toc'],
     footer_start=['copyright'], footer_end=[],
     pygments_light_style='tango', pygments_dark_style='github-dark')
