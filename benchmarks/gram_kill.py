@@ -81,7 +81,7 @@ def main(kills, method, n, seed):
             same += (ok := np.array_equal(got, want) and untouched and len(blocks(store)) == total)
             print(f'{k + 1:6}{moment:8.2f}{kept:6}{total - kept:7}  {ok}', flush=True)
         store, moments = folder/'many', 0
-        for _ in range(kills): moments += killed(folder/'run', store, method, rng.uniform(0, duration/4), folder)
+        for _ in range(kills): moments += killed(folder/'run', store, method, rng.uniform(0, duration), folder)
         kept, got = len(blocks(store)), work(folder/'run', store, method)
         print(f'one run with {moments} kills in a row: {kept} blocks kept, identical {np.array_equal(got, want)}')
         victim = min((folder/'whole'/'blocks').glob('*.safetensors'))
