@@ -111,3 +111,9 @@ def test_refusals():
     for bad in (float('nan'), float('inf')):
         torch.nn.init.constant_(zero[0].left.weight, bad)
         with pytest.raises(ValueError, match='finite'): ts.similarity(a, zero)
+
+
+def test_the_tensor_measure_is_not_called_exact():
+    a, b = (ts.deep_mlp(3, 4, 5, 2, 2).double() for _ in 'ab')
+    assert 'weight-space product' in repr(ts.similarity(a, b, method='tensor'))
+    assert '(exact' in repr(ts.similarity(a, b, method='exact'))
