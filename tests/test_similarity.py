@@ -119,3 +119,9 @@ def test_many_inputs_need_no_grid():
     a, b = ts.classifier(784, 3, 2), ts.classifier(784, 3, 2)
     assert ts.similarity(a, b).exact and ts.gram([a, b]).exact and '1e374 nodes' in repr(ts.plan(a, b))
     with pytest.raises(ValueError, match='1e374'): ts.inner(a, b, method='quadrature')
+
+
+def test_the_tensor_measure_is_not_called_exact():
+    a, b = (ts.deep_mlp(3, 4, 5, 2, 2).double() for _ in 'ab')
+    assert 'weight-space product' in repr(ts.similarity(a, b, method='tensor'))
+    assert '(exact' in repr(ts.similarity(a, b, method='exact'))
