@@ -95,15 +95,19 @@ def load_table(
     "Read a table; raises `ValueError` for a foreign, damaged or mixed folder."
     import pandas as pd
     try: what = json.loads(_read(folder, 'table.json'))
-    except ValueError: what = None
+    except (ValueError, RecursionError): what = None
     if not isinstance(what, dict) or what.get('format') != 'tensorsim_nb.table/1':
         raise ValueError(message("`CheckpointTable.load` reads its own format",
                                  f"another table.json in {folder}",
                                  "Write it with `CheckpointTable.save`."))
-    npz, curves = (_read(folder, k, what['digests'][k]) for k in ('matrices.npz', 'curves.csv'))
-    with np.load(io.BytesIO(npz), allow_pickle=False) as z: matrices = dict(z)
-    curves = pd.DataFrame(parse_curves(curves.decode().splitlines()), columns=['step', 'quantity', 'value'])
-    return CheckpointTable(what['labels'], what['steps'], matrices, curves, what['boundaries'], what['meta'])
+    try:
+        npz, curves = (_read(folder, k, what['digests'][k]) for k in ('matrices.npz', 'curves.csv'))
+        with np.load(io.BytesIO(npz), allow_pickle=False) as z: matrices = dict(z)
+        curves = pd.DataFrame(parse_curves(curves.decode().splitlines()), columns=['step', 'quantity', 'value'])
+        return CheckpointTable(what['labels'], what['steps'], matrices, curves, what['boundaries'], what['meta'])
+    except (KeyError, TypeError, AttributeError) as e:
+        raise ValueError(message("table.json describes its table", f"a damaged one in {folder} ({type(e).__name__}: {e})",
+                                 "Compute the table again.")) from None
 
 CheckpointTable.load = staticmethod(load_table)
 

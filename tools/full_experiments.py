@@ -27,6 +27,13 @@ def robustness(seed, run_dir):
     return dict(settings=dataclasses.asdict(config), table=robustness_table(pairs), some_pairs=some)
 
 
+def language(**settings):
+    def run(seed, run_dir):
+        from tensorsim_nb.language import LanguageConfig, language
+        return language(LanguageConfig(seed=seed, **settings), run_dir)
+    return run
+
+
 def only(table, names):
     "A table of checkpoints with some of its matrices."
     return dataclasses.replace(table, matrices={k: table.matrices[k] for k in names})
@@ -59,7 +66,14 @@ def forgetting(seed, run_dir):
                 run=diffing(config, run_dir/'seeds'/f'seed{seed}'), table=only(table, ['gaussian', 'CKA', 'matrix', 'slice 9', 'slice 3']))
 
 
-EXPERIMENTS = dict(modular_addition=modular_addition, robustness=robustness, backdoor=backdoor, forgetting=forgetting)
+EXPERIMENTS = dict(
+    backdoor=backdoor,
+    forgetting=forgetting,
+    robustness=robustness,
+    modular_addition=modular_addition,
+    language_english=language(),
+    language_ngrams=language(source='ngrams', d_vocab=16, n_ctx=4, steps=6000, n_train=200_000),
+    language_repeats=language(source='repeats', d_vocab=8, n_ctx=8, d_model=16, steps=2000, lr=5e-3))
 
 
 def rounded(table, digits=5):
