@@ -76,18 +76,20 @@ def one_layer(n, d, h, o, rounds):
 
 
 def memory(n, d, h, o, bound):
-    "Peak memory of one call, in a fresh process."
+    "Peak memory of one call beyond what was in use, in a fresh process (Linux)."
     code = f"""
-import resource, sys, torch
+import re, sys, torch
 torch.set_num_threads({torch.get_num_threads()})
 sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r})
 from gram import checkpoints
 from tensorsim_nb.gram import gram
 gram(checkpoints(4, 32, 8, 3), progress=False) # what the first call loads is not counted
-models, rss = checkpoints({n}, {d}, {h}, {o}), lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-before = rss()
+models = checkpoints({n}, {d}, {h}, {o})
+open('/proc/self/clear_refs', 'w').write('5') # the peak starts again at what is in use now
+rss = lambda name: int(re.search(name + r':\\s+(\\d+)', open('/proc/self/status').read())[1])
+before = rss('VmRSS')
 g = gram(models, max_memory={bound}, progress=False)
-print(rss() - before, g.plan.memory, g.plan.blocks, g.plan.path)
+print(rss('VmHWM') - before, g.plan.memory, g.plan.blocks, g.plan.path)
 """
     t = time.perf_counter()
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()

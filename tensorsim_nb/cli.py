@@ -39,14 +39,15 @@ def read_law(
     "Turn `--law` into a law of inputs."
     from tensorsim_nb.laws import Gaussian
     if text == 'standard': return Gaussian()
-    import numpy as np, torch
+    import numpy as np, torch, zlib
+    from zipfile import BadZipFile
     path = Path(text)
     do = "Write it with numpy.savez(FILE, mean=..., cov=...) or numpy.savez(FILE, x=samples)."
     if not path.is_file(): raise _error("`--law` is the word standard or an .npz file", text, do)
     try:
         with np.load(path, allow_pickle=False) as z:
             found = {k: torch.as_tensor(z[k]).double() for k in z.files}
-    except (ValueError, OSError, TypeError, AttributeError):
+    except (ValueError, OSError, TypeError, AttributeError, KeyError, RuntimeError, EOFError, MemoryError, BadZipFile, zlib.error):
         raise _error("`--law` reads an .npz file of numbers", path.name, do) from None
     if set(found) == {'x'}: return Gaussian.fit(found['x'])
     if found and set(found) <= {'mean', 'cov'}: return Gaussian(**found)

@@ -6,7 +6,7 @@
 __all__ = ['BestScale', 'best_scale', 'moebius', 'Eigenfeatures', 'eigenfeatures', 'truncate', 'truncation_curve', 'symmetric_cp',
            'canonical', 'Peak', 'steepest_input', 'Overwrite', 'Trigger', 'recover_trigger', 'tail_bound',
            'Certificate', 'centred', 'argmax_certificate', 'BallBound', 'ball_bound', 'Smaller', 'compress', 'prune',
-           'linear_cka', 'check_invariances']
+           'check_invariances']
 
 # %% ../nbs/api/32_differences.ipynb #6a0a1fda
 import copy, math
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .baselines import matrix_cosine
+from .baselines import linear_cka, matrix_cosine
 from .core import generator, message
 from .laws import Gaussian, Law
 from .layers import BilinearAttention, BilinearMLP, Linear
@@ -481,14 +481,6 @@ def prune(
     return Smaller(kept(k), k, loss)
 
 # %% ../nbs/api/32_differences.ipynb #f3c99517
-def linear_cka(
-    x:Float[Tensor, "sample p"], # Activations of one model
-    y:Float[Tensor, "sample q"], # Of another
-) -> float: # Between 0 and 1
-    "Linear CKA (Kornblith et al. 2019, Eq. 6)."
-    x, y = x - x.mean(0), y - y.mean(0)
-    return float((x.T @ y).norm()**2/((x.T @ x).norm()*(y.T @ y).norm()))
-
 def _orthogonal(n:int, gen) -> Tensor:
     return torch.linalg.qr(torch.randn(n, n, generator=gen, dtype=torch.float64))[0]
 def _invertible(n:int, gen) -> Tensor:

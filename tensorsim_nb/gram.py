@@ -194,7 +194,8 @@ def _save(self:Gram,
 ):
     "Write everything to one file."
     arrays, about = _flatten(self)
-    with atomic_path(path) as tmp: save_file(arrays, tmp, metadata=dict(format=GRAM_FORMAT, labels=json.dumps([str(l) for l in self.labels]), about=json.dumps(about)))
+    text = dict(labels=json.dumps([str(l) for l in self.labels]), about=json.dumps(about))
+    with atomic_path(path) as tmp: save_file(arrays, tmp, metadata=dict(format=GRAM_FORMAT, sum=digest(arrays, text), **text))
 
 def _load(
     path, # A file written by `Gram.save`
@@ -207,6 +208,8 @@ def _load(
     except (SafetensorError, OSError, ValueError) as e:
         raise ValueError(message("`Gram.load` reads a whole safetensors file", f"{name}, which cannot be read ({e})", "It may be cut short: copy or compute it again.")) from None
     if meta.get('format') != GRAM_FORMAT: raise ValueError(message("`Gram.load` reads files written by `Gram.save`", f"{name} with format {meta.get('format')!r}", "Models are read by `ts.load`."))
+    if meta.get('sum') != digest(arrays, {k: meta.get(k, '') for k in ('labels', 'about')}):
+        raise ValueError(message("The parts of a Gram file belong together", f"{name}, which was changed or damaged", "Compute it again."))
     return _unflatten(arrays, json.loads(meta['about']), json.loads(meta['labels']))
 
 Gram.save, Gram.load = _save, staticmethod(_load)
@@ -275,7 +278,7 @@ def _sources(models, labels, hashed:bool) -> 'list[_Source]':
 def _object(name:str, m, hashed:bool) -> _Source:
     return _Source(_model_digest(m) if hashed else f'object {id(m)}', name=name, model=m)
 
-# %% ../nbs/api/22_gram.ipynb #537ced81
+# %% ../nbs/api/22_gram.ipynb #a42cf3ee
 def check_models(
     sources:list, # Where the models come from
     shapes:list, # The models, perhaps without weights
@@ -288,7 +291,8 @@ def check_models(
             p, q = getattr(shapes[0], attr), getattr(m, attr)
             if p != q: raise ValueError(message(f"`gram` compares functions between the same spaces: one {attr}", f"{p} for {sources[0].name} and {q} for {s.name}", do))
     for s in sources:
-        for k, v in s.model.named_parameters() if s.model is not None else (): check_finite(v.detach(), f"Weight {k} of model {s.name}")
+        for k, v in s.model.named_parameters() if s.model is not None else ():
+            if not math.isfinite(v.detach().sum()): check_finite(v.detach(), f"Weight {k} of model {s.name}") # one pass tells
     law.check(shapes[0].d_in)
 
 def _check_slices(slices, d_out:int) -> 'list[int]':
@@ -507,7 +511,7 @@ def _formable(unique, law, method:str) -> bool:
     if method == 'tensor' and len(set(map(n_nonlinear, unique))) > 1: return False
     return unique[0].d_in <= 4096 or all(not isinstance(c, LowRank) and (c.cov is None or c.cov.ndim == 1) for c in kinds)
 
-# %% ../nbs/api/22_gram.ipynb #1ee64bf1
+# %% ../nbs/api/22_gram.ipynb #b802c428
 def _check_options(options:dict, chosen:str, shapes, law) -> dict: # those that the method uses
     odd = sorted(options.keys() - {*OPTIONS})
     if odd: raise TypeError(message("`gram` knows the options " + ", ".join(OPTIONS), ", ".join(odd), "Leave it out."))
@@ -515,7 +519,7 @@ def _check_options(options:dict, chosen:str, shapes, law) -> dict: # those that 
     if chosen == 'quadrature':
         size, most = _grid_size(top, top, law), options.get('max_nodes', MAX_NODES)
         if size <= most: return dict(degree=2*top.degree, nodes=int(size))
-        raise ValueError(message(f"method 'quadrature' uses at most {most:,} nodes", f"{size:.3g}", "Project the inputs with `project_inputs`, or use method='sample'."))
+        raise ValueError(message(f"method 'quadrature' uses at most {most:,} nodes", f"{min(size, 10**300):.3g}", "Project the inputs with `project_inputs`, or use method='sample'."))
     if chosen != 'sample': return {}
     rows = len(law.data) if isinstance(law, Empirical) and not (n_ctx and law.data.ndim == 2) else None # data are taken once each
     n = options.get('n') or rows or 32_768

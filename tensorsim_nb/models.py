@@ -6,7 +6,7 @@
 __all__ = ['LAYERS', 'FORMAT', 'Model', 'classifier', 'deep_mlp', 'transformer', 'Combination', 'parts', 'save', 'load', 'info']
 
 # %% ../nbs/api/11_models.ipynb #a0b56aec
-import json
+import json, math
 from pathlib import Path
 
 import torch
@@ -183,14 +183,25 @@ def _header(path) -> 'tuple[dict, list[str]]':
         raise ValueError(message("`load` reads a whole safetensors file", f"{path.name}, which cannot be read ({e})",
                                  "It may be cut short: copy or save it again.")) from None
 
-def _build(spec) -> Model:
-    "A model from its architecture in JSON."
+def _check_config(k:str, v):
+    "Refuse a number in a header that no `save` would write; contexts are bounded because a mask takes memory."
+    if k.startswith(('d_', 'n_')): good = type(v) is int and 0 < v < (2**14 if k == 'n_ctx' else 2**31)
+    elif k in ('residual', 'scale'): good = isinstance(v, (int, float)) and math.isfinite(v)
+    elif k in ('bias', 'rotary'): good = isinstance(v, bool)
+    else: good = True
+    if not good: raise ValueError(f"{k} is {str(v)[:40]}")
+
+def _build(spec:str) -> Model:
+    "A model from its architecture in JSON; any fault is a `ValueError`."
     layers = []
-    for layer in json.loads(spec):
-        kind = layer.pop('type')
-        if kind not in LAYERS: raise ValueError(f"unknown layer {kind}")
-        layers.append(LAYERS[kind](**layer))
-    return Model(*layers)
+    try:
+        for layer in json.loads(spec):
+            kind = layer.pop('type')
+            if kind not in LAYERS: raise ValueError(f"unknown layer {str(kind)[:40]}")
+            for k, v in layer.items(): _check_config(k, v)
+            layers.append(LAYERS[kind](**layer))
+        return Model(*layers)
+    except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as e: raise ValueError(str(e)[:200]) from None
 
 # %% ../nbs/api/11_models.ipynb #0fafb9e7
 def load(
@@ -201,9 +212,9 @@ def load(
     name = Path(path).name
     if meta.get('format') != FORMAT:
         raise ValueError(message("`load` reads files written by `ts.save`", f"{name} with format {meta.get('format')!r}", "For weights from elsewhere build the `Model` yourself and copy them in."))
-    try: 
-        with torch.device('meta'): model = _build(meta['architecture'])
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    try:
+        with torch.device('meta'): model = _build(meta.get('architecture', ''))
+    except ValueError as e:
         raise ValueError(message("The header names layers that this version knows", f"{name}: {e}", "Update tensorsim_nb or save the model again.")) from None
     want = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     with safe_open(path, 'pt') as f: state = {k: f.get_tensor(k) for k in names}
@@ -211,7 +222,9 @@ def load(
     if want != got:
         odd = sorted(k for k in want.keys() | got.keys() if want.get(k) != got.get(k))
         raise ValueError(message("Weights fit the architecture in the header", f"{name} with other shapes for {odd[:3]}", "The file is damaged: save the model again."))
-    for k, v in state.items(): check_finite(v, f"Weight {k} of {name}")
+    for k, v in state.items():
+        if not v.is_floating_point(): raise ValueError(message("Weights are floating-point numbers", f"{v.dtype} for {k} of {name}", "Save the model again with `ts.save`."))
+        check_finite(v, f"Weight {k} of {name}")
     model.load_state_dict(state, assign=True)
     return model
 
@@ -222,4 +235,6 @@ def info(
     "What a checkpoint file says of itself, without reading the weights."
     meta, names = _header(path)
     if meta.get('format') != FORMAT: raise ValueError(message("`info` reads files written by `ts.save`", f"{Path(path).name} with format {meta.get('format')!r}", "Write it with `ts.save`."))
-    return {**meta, 'architecture': json.loads(meta['architecture']), 'tensors': len(names)}
+    try: architecture = json.loads(meta['architecture'])
+    except (KeyError, ValueError, RecursionError): raise ValueError(message("The header describes the layers", f"{Path(path).name}, where it is missing or damaged", "Save the model again.")) from None
+    return {**meta, 'architecture': architecture, 'tensors': len(names)}
