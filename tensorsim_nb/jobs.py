@@ -26,7 +26,7 @@ def _put(h, kind:str, *data:bytes): # with lengths, so that no two sequences loo
 
 def _feed(h, x):
     "Feed one value to a hash, with its kind."
-    if isinstance(x, Tensor): _put(h, f'tensor {x.dtype} {tuple(x.shape)}', x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    if isinstance(x, Tensor): _put(h, f'tensor {x.dtype} {tuple(x.shape)}', torch.clone(x.detach().cpu(), memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8).numpy().tobytes())
     elif isinstance(x, np.ndarray): _put(h, f'array {x.dtype} {x.shape}', np.ascontiguousarray(x).tobytes())
     elif x is None or isinstance(x, (str, bool, torch.dtype)): _put(h, type(x).__name__, repr(x).encode())
     elif isinstance(x, numbers.Integral): _put(h, 'int', repr(int(x)).encode())

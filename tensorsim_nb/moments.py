@@ -414,6 +414,11 @@ def match(
     return (G(a[0], b[0])*G(a[1], b[1]) + G(a[0], b[1])*G(a[1], b[0]))/2
 
 # %% ../nbs/api/20_moments.ipynb #ee675485
+def _unit_sizes(ws:'list[Tensor]') -> 'tuple[list[Tensor], int]': # Matrices of entries near 1, and the power of two taken out
+    "Take the size out of each matrix, so that no product of them overflows."
+    ns = [magnitude(w) or 0 for w in ws]
+    return [shift(w, -n) for w, n in zip(ws, ns)], sum(ns)
+
 def tensor_inner(
     a, # A `Model` of linear and bilinear MLP layers
     b, # Another, with as many bilinear layers
@@ -434,9 +439,11 @@ def tensor_inner(
             raise ValueError(message("method 'tensor' compares models with equally many bilinear layers", f"{a.degree.bit_length() - 1} and {b.degree.bit_length() - 1}", "Use method='exact' or 'sample', which compare functions."))
         eye = lambda d: ([torch.eye(pad + d).to(like)], torch.eye(pad + d).to(like))
         (p, D), (q, E) = (_tensor_layer(m[k], pad, like) if k is not None else eye(d) for m, k, d in zip((a, b), (i, j), width))
-        S = D @ match(p, q, G) @ E.T
         width = [len(D) - pad, len(E) - pad]
+        (*p, D), n_a = _unit_sizes([*p, D])
+        (*q, E), n_b = _unit_sizes([*q, E])
+        S = D @ match(p, q, G) @ E.T
         n = magnitude(S) or 0
-        S, exponent = shift(S, -n), len(p)*exponent + n
+        S, exponent = shift(S, -n), len(p)*exponent + n + n_a + n_b
         G = lambda p, q, S=S: p @ S @ q.T
     return Scaled(S[pad:, pad:].trace(), exponent)

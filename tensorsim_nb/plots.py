@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['COLOURS', 'DASHES', 'PAGE_STYLE', 'Picture', 'new_figure', 'to_png', 'check_matrix', 'colour_range',
            'check_boundaries', 'similarity_heatmap', 'toy_table', 'check_curves', 'check_steps', 'training_curves',
-           'figure_rows', 'backdoor_figure', 'slice_bars', 'html_page', 'nice_number', 'table_html', 'figure_html',
-           'report', 'spectrum_bars']
+           'figure_rows', 'backdoor_figure', 'slice_bars', 'phase_squares', 'curve_panel', 'aligned_figure',
+           'frequency_panel', 'frequency_table', 'modular_figure', 'language_figure', 'html_page', 'nice_number',
+           'table_html', 'figure_html', 'report', 'spectrum_bars', 'head_heatmap']
 
-# %% ../nbs/api/50_plots.ipynb #b0a72d24
+# %% ../nbs/api/50_plots.ipynb #18d561ba
 import base64, html, io
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from .core import atomic_path, message
 
@@ -367,7 +368,7 @@ def _check_rows(runs, names):
                                      f"no {lost[0]!r} among {list(run.matrices)}",
                                      "Choose others by `names=`."))
 
-# %% ../nbs/api/50_plots.ipynb #b484180b
+# %% ../nbs/api/50_plots.ipynb #18407456
 def slice_bars(
     values:dict, # Name of the slice -> number
     *,
@@ -393,14 +394,14 @@ def slice_bars(
                yerr=err if k == 0 else None, capsize=2, label=('run', 'control')[k])
     tips = [] if err is None else [series[0]-err, series[0]+err]
     spread = np.concatenate([[0], *series, *tips])
-    ax.set(ylabel=_plain(quantity), ylim=(1.08*spread.min(), max(1.02, 1.05*spread.max())))
+    ax.set(ylabel=_plain(quantity), ylim=_bar_range(spread, least=1.02*quantity.startswith('similarity')))
     ax.set_xticks(x, [_short(n, 20) for n in names],
                   rotation=0 if sum(len(str(n)) for n in names) < 40 else 45, fontsize=8)
     ax.axhline(0, color='black', lw=.8)
     _legend_above(ax, _bar_keys(highlight in names, control is not None), title)
     return fig
 
-# %% ../nbs/api/50_plots.ipynb #95143ef0
+# %% ../nbs/api/50_plots.ipynb #c7893e4f
 def _bar_heights(values, names) -> np.ndarray:
     "Numbers in the order of the names, all finite."
     lost = [n for n in names if n not in values]
@@ -412,12 +413,155 @@ def _bar_heights(values, names) -> np.ndarray:
                                                           "Leave those out."))
     return h
 
+def _bar_range(spread:np.ndarray, least:float) -> 'tuple[float, float]':
+    "From below the least number to above the largest, `least` at the least."
+    low, high = 1.08*spread.min(), max(least, 1.05*spread.max())
+    return (low, high) if high > low else (0., 1.) # nothing but zeros
+
 def _bar_keys(marked:bool, controlled:bool) -> list: # Empty when there is but one kind of bar
     "What fill and hatching mean."
     keys = [('run', COLOURS[0], None)] + [('run, target', COLOURS[1], None)]*marked
     keys += [('control', 'white', '///')]*controlled
     if len(keys) == 1: return []
     return [Patch(facecolor=c, edgecolor='#444444', hatch=h, label=l) for l, c, h in keys]
+
+# %% ../nbs/api/50_plots.ipynb #f5dc28c8
+def phase_squares(
+    ax, # The axes of a heatmap
+    starts, # Index of the first checkpoint of each phase, the first 0
+    n:int, # Number of checkpoints
+):
+    "Draw a square around each phase on the diagonal of a heatmap."
+    starts = list(starts)
+    if not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= n:
+        raise ValueError(message("Phases start at 0 and rise", f"{starts} of {n}", "Use `segment`'s answer."))
+    for a, b in zip(starts, [*starts[1:], n]):
+        for colour, width, dash in (('black', 2.4, '-'), ('white', 1.1, '--')):
+            ax.add_patch(Rectangle((a - .5, a - .5), b - a, b - a, fill=False, ec=colour, lw=width, ls=dash))
+
+def curve_panel(
+    ax, # Draw here
+    table, # Anything with steps and curves
+    quantities, # Names of curves, or name -> label
+    *,
+    quantity:str='fraction', # What the numbers are, for the axis
+    lines:'dict|None'=None, # Label -> height of a horizontal line
+    limits=None, # Ends of the vertical axis
+):
+    "Curves against the count of checkpoints, for a panel over a heatmap."
+    names = quantities if isinstance(quantities, dict) else {q: q.replace('_', ' ') for q in quantities}
+    at, curves = check_steps(table.steps), check_curves(table.curves)
+    for k, (name, label) in enumerate(names.items()):
+        c = curves[curves['quantity'] == name]
+        if not len(c): raise ValueError(message("`curve_panel` draws curves of the table", f"no {name!r}", f"There are {sorted(set(curves['quantity']))[:9]}."))
+        ax.plot(np.interp(c['step'], at, np.arange(len(at))), c['value'], color=COLOURS[k % 7], ls=DASHES[k % 7], lw=1.5, label=_short(label, 24))
+    for k, (label, y) in enumerate((lines or {}).items()): ax.axhline(y, color='#555555', lw=.9, ls=DASHES[(k + 1) % 7], label=_short(label, 24))
+    ax.set(ylabel=quantity, ylim=limits)
+    ax.grid(alpha=.25)
+    ax.legend(fontsize=6.5, frameon=False, loc='lower left', bbox_to_anchor=(0, 1), ncols=2, borderpad=.1, columnspacing=1, handlelength=1.6)
+
+# %% ../nbs/api/50_plots.ipynb #dc0bd12f
+def aligned_figure(
+    table, # Anything with labels, steps, matrices, curves, boundaries, meta
+    columns, # Pairs (name of a matrix, function of an axes that draws the panel above it, or None)
+    *,
+    title:'str|None'=None, # Title; the table's name when None
+    vmin=None, # Low end of the colours; from the matrices when None
+    vmax=None, # High end
+) -> Figure:
+    "Heatmaps side by side with one colour scale, curves aligned above, phases as squares."
+    columns = list(columns)
+    _check_rows([table], [n for n, _ in columns])
+    n, gap, top = len(table.steps), .75, .75
+    lo, hi, _ = colour_range(*(np.asarray(table.matrices[k]) for k, _ in columns), vmin=vmin, vmax=vmax)
+    fig = Picture(figsize=(_LEFT + len(columns)*(_SIDE + gap) + .3, top + _CURVES + _ROW + _SIDE + .75), facecolor='white')
+    starts = [0, *table.boundaries.values()]
+    for c, (name, draw) in enumerate(columns):
+        x = _LEFT + c*(_SIDE + gap)
+        ax = _panel(fig, x, top + _CURVES + _ROW, _SIDE, _SIDE)
+        similarity_heatmap(table.matrices[name], table.labels, title=name, vmin=lo, vmax=hi, axis='', colour_bar=False, ax=ax)
+        _step_axis(ax.xaxis, table.labels, 6)
+        ax.tick_params(labelsize=7)
+        ax.set_xlabel("checkpoint (training step)", fontsize=9)
+        if c == 0: ax.set_ylabel("checkpoint (training step)", fontsize=9)
+        if table.boundaries: phase_squares(ax, starts, n)
+        if draw is not None: _panel_above(_panel(fig, x, top, _SIDE, _CURVES), draw, starts[1:], n)
+    _colour_bar(ax.images[0], "similarity", cax=_panel(fig, x + _SIDE + .1, top + _CURVES + _ROW, .12, _SIDE))
+    fig.suptitle(_plain(title or table.meta.get('name', '')), fontsize=11, x=.01, y=.995, ha='left', va='top')
+    return fig
+
+def _panel_above(ax, draw, starts, n):
+    "Curves whose axis is that of the heatmap below."
+    draw(ax)
+    ax.set_xlim(-.5, n - .5)
+    for i in starts: ax.axvline(i - .5, color='black', lw=.8, ls='--')
+    ax.tick_params(labelsize=7, labelbottom=False)
+    ax.yaxis.label.set_size(8)
+
+# %% ../nbs/api/50_plots.ipynb #7e8fc647
+def frequency_panel(
+    steps, # Training step of each checkpoint
+    weights, # checkpoint x frequency: shares that sum to 1 for each checkpoint
+    *,
+    counts=None, # Effective number of frequencies of each checkpoint, drawn on an axis of its own
+    title:str="Frequencies", # Title
+    ax=None, # Draw here instead of in a new figure
+) -> Figure:
+    "Weight of each frequency at each checkpoint."
+    at, w = check_steps(steps), np.asarray(weights, dtype=float)
+    if w.ndim != 2 or len(w) != len(at) or not np.isfinite(w).all() or (w < 0).any():
+        raise ValueError(message("`frequency_panel` needs shares, one row a checkpoint", f"shape {w.shape} for {len(at)} checkpoints", "Give an N x F array."))
+    fig, ax = _axes(ax, 5.4, 2.6)
+    ax.imshow(w.T, aspect='auto', origin='lower', cmap='cividis', interpolation='nearest', vmin=0, vmax=np.quantile(w, .995))
+    ax.set(ylabel="frequency", title=_plain(title), xlabel="checkpoint (training step)")
+    ax.title.set_fontsize(9)
+    _step_axis(ax.xaxis, [f"{s:g}" for s in at], max(2, int(1.6*_inches(ax))))
+    if counts is not None:
+        right = ax.twinx()
+        right.plot(np.arange(len(at)), counts, color='white', lw=2.6)
+        right.plot(np.arange(len(at)), counts, color=COLOURS[1], lw=1.4)
+        right.set_ylim(0, w.shape[1] + 1)
+        right.set_ylabel("effective number", fontsize=8, color=COLOURS[1])
+        right.tick_params(labelsize=7)
+    return fig
+
+def frequency_table(
+    table, # A modular addition run: curves named "frequency k" and "effective frequencies"
+) -> 'tuple[np.ndarray, np.ndarray]': # checkpoint x frequency, and the effective number of each checkpoint
+    "The frequencies of a run as an array."
+    curves = check_curves(table.curves)
+    mine = curves[curves['quantity'].str.startswith('frequency ')]
+    if not len(mine): raise ValueError(message("`frequency_table` reads a modular addition run", "no curves named 'frequency k'", "Use `modular_addition`."))
+    wide = mine.assign(k=mine['quantity'].str.split().str[1].astype(int)).pivot(index='step', columns='k', values='value')
+    counts = curves[curves['quantity'] == 'effective frequencies'].set_index('step')['value']
+    return wide.loc[table.steps].to_numpy(), counts.loc[table.steps].to_numpy()
+
+def modular_figure(
+    table, # A modular addition run
+    names=('tensor', 'output'), # Matrices, left to right
+) -> Figure:
+    "The paper's figure: accuracy over the first heatmap, frequencies over the second."
+    weights, counts = frequency_table(table)
+    def accuracy(ax): curve_panel(ax, table, {'train_accuracy': 'train accuracy', 'validation_accuracy': 'validation accuracy'}, limits=(-.03, 1.03))
+    def frequencies(ax):
+        frequency_panel(table.steps, weights, counts=counts, ax=ax)
+        ax.set(xlabel='', title='')
+    return aligned_figure(table, zip(names, [accuracy, frequencies, *[None]*len(names)]), vmin=0, vmax=1)
+
+# %% ../nbs/api/50_plots.ipynb #384e3a58
+def language_figure(
+    table, # A language run
+    names=('roles', 'closure', 'sampled', 'output', 'matrix'), # Matrices, left to right
+) -> Figure:
+    "Heatmaps of every measure; loss, scores and active share above the first three."
+    curves = check_curves(table.curves)
+    has = set(curves['quantity'])
+    truth = {f'{k} truth': curves[curves['quantity'] == f'{k} truth loss']['value'].iloc[0] for k in ('unigram', 'bigram', 'trigram') if f'{k} truth loss' in has}
+    scores = [k for k in ('unigram score', 'bigram score', 'trigram score', 'copy score') if k in has]
+    panels = [lambda ax: curve_panel(ax, table, {'test_loss': 'test loss'}, quantity="nats per token", lines=truth),
+              lambda ax: curve_panel(ax, table, scores, quantity="overlap", limits=(0, 1.03)),
+              lambda ax: curve_panel(ax, table, ['active share'], limits=(-.03, 1.03), lines={'doubtful from': .02, 'poor from': .12})]
+    return aligned_figure(table, zip(names, [*panels, *[None]*len(names)]))
 
 # %% ../nbs/api/50_plots.ipynb #1a8ec5b4
 PAGE_STYLE = """
@@ -534,3 +678,46 @@ def spectrum_bars(
 ) -> Figure:
     "One bar for each degree; trace and traceless parts of the quadratic apart."
     return slice_bars(dict(zip(spectrum.parts, map(float, spectrum.values))), title=title, quantity="inner product", ax=ax)
+
+# %% ../nbs/api/50_plots.ipynb #094d621b
+def head_heatmap(
+    table, # A `HeadTable`
+    kind:str='both', # 'QK', 'OV' or 'both'
+    a=0, # Number or name of the model whose heads are the rows
+    b=-1, # Number or name of the model whose heads are the columns; the last by default
+    *,
+    matching=None, # A `Matching` of the two, to be marked
+    title:'str|None'=None, # Title; made from the table when None
+    zero:float=0., # What to show for heads that are zero
+    ax=None, # Draw here instead of in a new figure
+) -> Figure:
+    "Similarity of every head of one model with every head of another."
+    rows, cols = table.rows(a), table.rows(b)
+    fig, ax = _axes(ax, 5.6, 4.8)
+    im = ax.imshow(table.similarity(kind, zero=zero)[np.ix_(rows, cols)], cmap='RdBu_r', vmin=-1, vmax=1, interpolation='nearest')
+    names = [table.models[table.heads[r[0]][0]] for r in (rows, cols)]
+    for axis, which, name, draw in ((ax.yaxis, rows, names[0], ax.axhline), (ax.xaxis, cols, names[1], ax.axvline)):
+        _head_axis(axis, [table.heads[i][1:] for i in which], draw)
+        axis.set_label_text(_plain(f"head of {name} (layer.head)" if len(table.models) > 1 else "head (layer.head)"), fontsize=9)
+    if matching is not None: _mark_heads(ax, rows, cols, matching.index)
+    ax.set_title(_plain(title or f"{dict(both='QK × OV').get(kind, kind)} similarity of heads"), fontsize=10)
+    _colour_bar(im, "similarity", ax=ax, fraction=.046)
+    return fig
+
+# %% ../nbs/api/50_plots.ipynb #6061dd81
+def _head_axis(axis, heads:list, draw):
+    "Name heads, or layers when there are many; a line before each layer."
+    starts = [i for i, h in enumerate(heads) if i == 0 or heads[i-1][0] != h[0]]
+    few = len(heads) <= 16
+    at = range(len(heads)) if few else starts
+    axis.set_ticks(list(at), [f'{l}.{k}' if few else f'L{l}' for l, k in (heads[i] for i in at)], fontsize=7 if few else 8)
+    for i in starts[1:]: draw(i-.5, color='black', lw=.6)
+
+def _mark_heads(ax, rows, cols, index):
+    "A circle on each matched pair."
+    at = {int(r): i for i, r in enumerate(rows)}, {int(c): i for i, c in enumerate(cols)}
+    pairs = [(at[1].get(int(q)), at[0].get(int(p))) for p, q in index]
+    if any(None in p for p in pairs):
+        raise ValueError(message("A matching is marked on the models that it matches", "heads that are not shown", "Give the same a and b to `match` and `head_heatmap`."))
+    for colour, width in (('black', 2.4), ('white', 1)): # to show on any colour
+        ax.scatter(*zip(*pairs), s=26, facecolors='none', edgecolors=colour, linewidths=width)

@@ -42,7 +42,8 @@ class Estimate:
     def __float__(self): return self.value
     def __format__(self, spec): return format(self.value, spec) if spec else repr(self)
     def __repr__(self):
-        how = 'exact' if self.exact else 'error unknown' if math.isnan(self.stderr) else f'± {self.stderr:.2g}'
+        sure = 'weight-space product' if self.method == 'tensor' else 'exact' # the tensor measure is no E[f·g]
+        how = sure if self.exact else 'error unknown' if math.isnan(self.stderr) else f'± {self.stderr:.2g}'
         return f"{self.quantity or 'value'} {self.value:.6g} ({how}, method {self.method!r}{'; ' + self.note if self.note else ''}{verdict(self.reliability)})"
 
 # %% ../nbs/api/21_similarity.ipynb #c7d0ab31
@@ -193,10 +194,13 @@ def grid(
 # %% ../nbs/api/21_similarity.ipynb #b259715c
 MAX_NODES = 2_000_000 # Grids beyond this are refused unless `max_nodes` says otherwise
 
+def _about(n) -> str: # a count in words; integers may be larger than any float
+    return f'{n:.2g}' if n < 1e300 else f'1e{math.log10(n):.0f}'
+
 def _quadrature_products(a, b, law, opts, max_nodes:int=MAX_NODES) -> dict:
     size = _grid_size(a, b, law)
     if size > max_nodes:
-        raise ValueError(message(f"method 'quadrature' uses at most {max_nodes:,} nodes", f"{size:.3g} for {a.d_in} inputs and degree {2*max(a.degree, b.degree)}",
+        raise ValueError(message(f"method 'quadrature' uses at most {max_nodes:,} nodes", f"{_about(size)} for {a.d_in} inputs and degree {2*max(a.degree, b.degree)}",
                                  "Project the inputs with `project_inputs`, or use method='sample'."))
     total = torch.zeros(3, dtype=opts['dtype'], device=opts['device'])
     for x, w in grid(law, a.d_in, 2*max(a.degree, b.degree), a.n_ctx): total = total + w.to(total) @ _pair_values(a, b, x, opts)
@@ -284,7 +288,7 @@ def _grid_option(models, law, size, max_nodes:int) -> Option:
     hardest = max(models, key=lambda m: m.degree)
     try: nodes, why = _grid_size(hardest, hardest, law), ''
     except ValueError as e: nodes, why = math.nan, str(e).split(': got')[0]
-    if nodes > max_nodes: why = f'a grid of {nodes:.2g} nodes'
+    if nodes > max_nodes: why = f'a grid of {_about(nodes)} nodes'
     return Option('quadrature', 'every node of a grid' if why or not nodes == nodes else f'{nodes:,} nodes', None, math.nan if why else _forward_flops(models, nodes), size*4096*models[0].d_in, why)
 
 # %% ../nbs/api/21_similarity.ipynb #668d7a46
@@ -439,8 +443,8 @@ def _common(p:Products): # mantissas of (aa, ab, bb), with a and b each scaled t
 
 def _estimate(p:Products, quantity:str, value:Tensor, exponent:int, gradient, errors) -> Estimate:
     "Wrap a number; `gradient` is its derivative in (aa, ab, bb)."
-    value = shift(value, exponent)
-    if not torch.isfinite(value): raise OverflowError(message(f"`{quantity}` is a float64", f"a value near 2**{exponent}", "Use `similarity`, which has no scale, or rescale the models."))
+    mantissa, value = value, shift(value, exponent)
+    if not torch.isfinite(value) or value.detach() == 0 != mantissa.detach(): raise OverflowError(message(f"`{quantity}` is a float64", f"a value near 2**{exponent}", "Use `similarity`, which has no scale, or rescale the models."))
     stderr = 0. if p.exact else math.nan
     if errors is not None:
         g = torch.tensor([float(torch.as_tensor(x).detach()) for x in gradient], dtype=torch.float64)
