@@ -16,15 +16,18 @@ from importlib.metadata import distribution
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 NBS, PROC, OUT = ROOT/'nbs', ROOT/'_proc', ROOT/'_docs'
 EXECUTED, PAGES, NPM, HTML = PROC/'executed', PROC/'pages', PROC/'npm', PROC/'site'/'html'
 SECTIONS = dict(
     tutorials=("Lessons", "Read them in order. Each states its claim first, and each runs from top to bottom."),
     explain=("Explanations", "The derivations, one step at a time. Each is computed and checked on the page."),
     howto=("How-to", "Short answers to one task each."),
-    api=("API", "One page per module. The number is the floor: a module imports only smaller numbers."),
-    experiments=("Experiments", "Findings of the literature, reproduced at the size of a laptop, each beside its control."))
+    experiments=("Experiments", "The paper's experiments, run again: published numbers beside ours, each with its control."),
+    api=("API", "One page per module. The number is the floor: a module imports only smaller numbers."))
+WORDS_A_MINUTE, LINES_A_MINUTE = 200, 15 # of reading: prose, and code
+MORE = 'glossary', 'elsewhere', 'cite' # pages of docs/pages/ after the sections; `faq` stands beside them
 WORKERS, CELL_SECONDS = 2, 600
 WIDGET_MIME = 'application/vnd.jupyter.widget-state+json'
 WIDGET_PACKAGES = {'@jupyter-widgets/html-manager@1.0.15': {'dist/embed-amd.js': 'embed-amd.js'},
@@ -89,6 +92,8 @@ async def execute(path, key, slots, say):
             lines = [l for l in (cell.source if cell else '').split('\n') if l.strip() and not l.startswith('#|')]
             where = f"nbs/{name}, cell {number} (id {cell.id}), `{lines[0][:80]}`" if lines else f"nbs/{name}"
             return f"{where}\n    {said.strip()[:800]}"
+        finally:
+            if kernel.has_kernel: await kernel.shutdown_kernel(now=True)   # or each would keep its memory to the end
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nb, target)
         stamp.write_text(key)
@@ -175,12 +180,32 @@ def api_entry(text, module, in_full, titles, labels):
     return re.sub(r'\n```\s*python\n.*?\n```\n', '\n', text, count=1, flags=re.S) if in_full(symbol) else text
 
 
-def convert(nb, path):
+def opening(source:str) -> str:
+    "What a notebook's first cell says below its title and its one-line claim: nbdev's processors drop it."
+    return re.sub(r'\A\s*# .*\n*(?:>.*\n*)?(?:- [\w-]+:.*\n)*', '', source).strip()
+
+
+def minutes(nb, first='') -> int:
+    "Reading time of a processed notebook."
+    words = len(first.split()) + sum(len(c.source.split()) for c in nb.cells if c.cell_type == 'markdown' and c.source)
+    lines = sum(c.source.count('\n') + 1 for c in nb.cells if c.cell_type == 'code' and c.source)
+    return max(1, round(words/WORDS_A_MINUTE + lines/LINES_A_MINUTE))
+
+
+def picture_alt(marks, source):
+    "What a screen reader says of a picture: its `fig-alt`, or the title that the code gives it."
+    if marks.get('fig-alt'): return marks['fig-alt'].strip('"')
+    title = re.search(r"""(?:suptitle\(|set_title\(|title=)f?(['"])(.+?)\1""", source)
+    return f"Figure: {re.sub(r'{.*?}', '...', title[2])}" if title else "Figure, described in the text around it"
+
+
+def convert(nb, path, first=''):
     "A processed notebook as a plain dict that MyST-NB reads."
     module = re.search(r'^\d+_(\w+)$', path.stem)[1] if path.parent.name == 'api' else ''
     shown = ''.join(c.source for c in nb.cells if c.cell_type == 'code' and 'Exported source' in c.source)
     in_full = lambda name: re.search(rf'^(?:def|class) {re.escape(name)}\b', shown, re.M)
     front, cells, titles, labels = getattr(nb, 'frontmatter_', {}), [], set(), {}
+    landing = (HERE/'landing.md').read_text(encoding='utf-8') if path.name == 'index.ipynb' else ''
 
     def add(kind, source, **more):
         cells.append(dict(id=f'c{len(cells)}', cell_type=kind, source=source, metadata={}, **more))
@@ -189,9 +214,12 @@ def convert(nb, path):
     def prose(text): add('markdown', outside_code(callouts(text), lambda t: relink(t, path)))
 
     lead = f"\n\n{{.lead}}\n{front['description']}" if front.get('description') else ''
-    prose(f"# {front.get('title', path.stem)}{lead}")
+    prose(f"# {front.get('title', path.stem)}{lead}" + (f'\n\n{first}' if first else ''))
     for c in nb.cells:
         if not c.get('source') or c.cell_type == 'raw' or 'WARNING: THIS FILE' in c.source: continue
+        if c.cell_type == 'code' and landing:
+            add('markdown', landing)
+            landing = ''
         if c.cell_type == 'markdown':
             titles |= set(re.findall(r'^#+ `?([\w.]+)`?\s*$', c.source, re.M))
             prose(c.source)
@@ -211,6 +239,8 @@ def convert(nb, path):
         for o in outputs: o.pop('jetTransient', None)
         add('code', source, outputs=outputs, execution_count=None)
         cells[-1]['metadata'] = dict(tags=tags)
+        if any('image/png' in o.get('data', {}) for o in outputs):
+            cells[-1]['metadata']['mystnb'] = dict(image=dict(alt=picture_alt(marks, source)))
     meta = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
     state = nb.metadata.get('widgets', {}).get(WIDGET_MIME, {})
     if state.get('state') and 'widget-view+json' in json.dumps(cells): meta['widgets'] = {WIDGET_MIME: state}
@@ -282,19 +312,22 @@ def process_all(paths, config):
     from execnb.nbio import read_nb
     process = processors()
     shutil.rmtree(PAGES, ignore_errors=True)
-    pages, fronts, anchors, homes, widget_pages = {}, {}, {}, {}, []
+    pages, fronts, times, anchors, homes, widget_pages = {}, {}, {}, {}, {}, []
     for path in paths:
         name = path.relative_to(NBS).as_posix()
         nb = read_nb(EXECUTED/name)
+        first = opening(nb.cells[0].source)
         process(nb)
-        pages[name], fronts[name], found = convert(nb, path)
+        times[name] = minutes(nb, first)
+        pages[name], fronts[name], found = convert(nb, path, first)
         anchors.update(found)
         if path.parent.name == 'api': homes[re.sub(r'^\d+_', '', path.stem)] = name
         if 'widgets' in pages[name]['metadata']: widget_pages.append(name.removesuffix('.ipynb'))
     site = f"{config['doc_host']}{config['doc_baseurl']}/"
     hidden = "```{toctree}\n:hidden:\n\n%s\n```\n"
     present = {s: [p.relative_to(NBS).as_posix() for p in paths if p.parent.name == s] for s in SECTIONS}
-    top = [f"{s}/index" for s in SECTIONS if present[s]] + ['CONTRIBUTING', 'CHANGELOG']
+    sections = [f"{s}/index" for s in SECTIONS if present[s]]
+    top = [*sections, 'faq', *MORE, 'CONTRIBUTING', 'CHANGELOG']
     contents = dict(id='toc', cell_type='markdown', metadata={}, source=hidden % '\n'.join(top))
     pages['index.ipynb']['cells'].append(contents)
     for name, page in pages.items():
@@ -304,13 +337,16 @@ def process_all(paths, config):
     for s, names in present.items():
         if not names: continue
         title, about = SECTIONS[s]
-        rows = '\n'.join(f"- [{fronts[n].get('title', n)}](/{n}): {fronts[n].get('description', '')}".rstrip(': ')
-                         for n in names)
+        about_page = lambda n: f": {fronts[n]['description']}" if fronts[n].get('description') else ''
+        timed = lambda n: f" [{times[n]} minutes]{{.minutes}}" if s != 'api' else ''
+        rows = '\n'.join(f"- [{fronts[n].get('title', n)}](/{n}){about_page(n)}{timed(n)}" for n in names)
         contents = hidden % '\n'.join(n.split('/')[1].removesuffix('.ipynb') for n in names)
         (PAGES/s/'index.md').write_text(f"# {title}\n\n{about}\n\n{rows}\n\n{contents}", encoding='utf-8')
     for name in ('CONTRIBUTING.md', 'CHANGELOG.md'):
         text = (ROOT/name).read_text(encoding='utf-8')
         (PAGES/name).write_text(outside_code(text, lambda t: relink(t, ROOT/name)), encoding='utf-8')
+    for p in sorted((HERE/'pages').iterdir()): shutil.copyfile(p, PAGES/p.name)
+    heatmaps(EXECUTED/'index.ipynb', PAGES/'_extra_static')
     (PAGES/'source').mkdir()
     for p in sorted((ROOT/'tensorsim_nb').glob('[a-z]*.py')):
         shutil.copyfile(p, PAGES/'source'/p.name)
@@ -319,6 +355,16 @@ def process_all(paths, config):
             "Exported from the notebook; edit it there.\n\n"
             f"```{{literalinclude}} {p.name}\n:language: python\n:linenos:\n```\n", encoding='utf-8')
     return widget_pages
+
+
+def heatmaps(executed, static):
+    "The data of the landing page's live heatmaps: what a hidden cell of nbs/index.ipynb displays as JSON."
+    nb = json.loads(executed.read_text(encoding='utf-8'))
+    found = [o['data']['application/json'] for c in nb['cells'] for o in c.get('outputs', []) if 'application/json' in o.get('data', {})]
+    if not found: fail("The landing page draws the heatmaps of nbs/index.ipynb", "no cell that displays JSON there",
+                       "Keep its hidden cell that ends in `display({'application/json': ...}, raw=True)`.")
+    static.mkdir(parents=True, exist_ok=True)
+    (static/'heatmaps.js').write_text(f"window.HEATMAPS = {json.dumps(found[0], separators=(',', ':'))};\n")
 
 
 # ---- scripts, Sphinx --------------------------------------------------------------------------
@@ -356,7 +402,7 @@ def widgets(static):
 
 def sphinx(widget_pages):
     static = PAGES/'_extra_static'
-    static.mkdir()
+    static.mkdir(exist_ok=True)
     mathjax(static)
     lost = widgets(static) if widget_pages else ''
     if lost: print(f"    note: {lost}. The widgets of {', '.join(widget_pages)} will be still pictures; with npm, "

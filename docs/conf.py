@@ -12,7 +12,7 @@ cfg = config['DEFAULT']
 project, author, copyright, version = cfg['title'], cfg['author'], cfg['copyright'], cfg['version']
 release, language = version, 'en'
 extensions = ['myst_nb', 'sphinx.ext.mathjax', 'sphinx_copybutton']
-exclude_patterns = ['files', '_extra_static', 'source/*.py']
+exclude_patterns = ['files', '_extra_static', 'source/*.py', '*.svg']
 
 # Notebooks come executed. The processors may put a heading of level 3 right below the title.
 nb_execution_mode, nb_ipywidgets_js, nb_merge_streams = 'off', {}, True
@@ -25,10 +25,10 @@ html_static_path = [str(here/'static'), str(pages/'_extra_static')]
 html_css_files, html_favicon = ['site.css'], str(here/'static'/'logo.svg')
 html_copy_source, html_show_sourcelink, html_show_sphinx = False, False, False
 html_show_search_summary = False   # it would fetch pages, which a browser forbids for file://
-html_sidebars = {'index': [], 'CONTRIBUTING': [], 'CHANGELOG': [], 'source/*': []}
+html_sidebars = {name: [] for name in ('index', 'faq', 'glossary', 'cite', 'elsewhere', 'CONTRIBUTING', 'CHANGELOG', 'source/*')}
 html_theme_options = dict(
     logo=dict(text=cfg['title'], image_light='_static/logo.svg', image_dark='_static/logo.svg'),
-    navbar_align='left', header_links_before_dropdown=5, navigation_with_keys=False, show_toc_level=2,
+    navbar_align='left', header_links_before_dropdown=6, navigation_with_keys=False, show_toc_level=2,
     show_nav_level=2, back_to_top_button=False, secondary_sidebar_items=['page-toc'],
     footer_start=['copyright'], footer_end=[],
     pygments_light_style='tango', pygments_dark_style='github-dark')
@@ -43,6 +43,13 @@ def widget_scripts(app, pagename, templatename, context, doctree):
         app.add_js_file(name, priority=910 + i, loading_method='defer')   # run in this order, after MathJax
 
 
+def landing_scripts(app, pagename, templatename, context, doctree):
+    "The live heatmaps of the first page."
+    if pagename != 'index': return
+    for name in ('heatmaps.js', 'landing.js'): app.add_js_file(name, priority=900, loading_method='defer')
+
+
 def setup(app):
     app.add_config_value('widget_pages', json.loads((pages/'widget_pages.json').read_text()), 'env')
     app.connect('html-page-context', widget_scripts)
+    app.connect('html-page-context', landing_scripts)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'CONTROL', 'MEASURES', 'PAIRS', 'classes_of', 'ForgettingConfig', 'train_stages', 'linear_ckas',
-           'forgetting', 'stage_ends', 'stage_table', 'contrast_table', 'forgetting_seeds', 'quadratic_parts',
+           'forgetting', 'stage_ends', 'stage_table', 'contrast_table', 'forgetting_seeds', 'forms', 'quadratic_parts',
            'diffing', 'diffing_seeds']
 
 # %% ../nbs/api/45_forgetting.ipynb #8a40cacc
@@ -26,7 +26,7 @@ from .models import deep_mlp, load
 from .telescopes import Polynomial, polynomial
 from .train import TrainConfig, cpu_threads, seeded, train
 
-# %% ../nbs/api/45_forgetting.ipynb #a94ffff2
+# %% ../nbs/api/45_forgetting.ipynb #3094d3c5
 STAGES = {'digits 0-4': range(5), 'add 5': range(6), 'add 6': range(7), 'add 7': range(8), 'add 8': range(9), 'add 9': range(10),
           'repeat': range(10), 'remove 9': range(9), 're-add 9': range(10)} # name -> classes in the data
 CONTROL = [*list(STAGES)[:7], 'repeat again'] # the run in which nothing is taken away
@@ -42,12 +42,12 @@ class ForgettingConfig:
     "Settings of the forgetting and diffing experiments; the defaults are the full size on scikit-learn's digits."
     d_model:int=32 # Width between embedding and head
     d_hidden:int=64 # Hidden units of the bilinear layer
-    epochs:float=120 # Times through the data in each stage
+    epochs:'int|float'=60 # Times through the data in each stage
     n_checkpoint:int=8 # Checkpoints of each stage
     batch_size:int=128 # Samples per step
-    lr:float=3e-3 # Learning rate of AdamW at the start of each stage
-    weight_decay:float=.5 # Weight decay of AdamW
-    noise:float=0. # Standard deviation of the noise on every pixel
+    lr:float=5e-3 # Learning rate of AdamW at the start of each stage
+    weight_decay:'int|float'=4. # Weight decay of AdamW
+    noise:float=.2 # Standard deviation of the noise on every pixel
     seed:int=0 # Decides split, first weights and batches
     data:str='digits' # "digits", or "svhn", which needs its files
 
@@ -64,12 +64,12 @@ class ForgettingConfig:
         return TrainConfig(steps, marks, self.batch_size, self.lr, self.weight_decay, self.noise, seed, 'cosine')
     @classmethod
     def quick(cls, **changes) -> 'ForgettingConfig': # A few seconds
-        return cls(**dict(epochs=30, n_checkpoint=3) | changes)
+        return cls(**dict(epochs=25, n_checkpoint=2) | changes)
     @classmethod
     def svhn(cls, **changes) -> 'ForgettingConfig': # The published settings
-        return cls(**dict(data='svhn', d_model=128, d_hidden=256, epochs=20, batch_size=248, lr=1e-3) | changes)
+        return cls(**dict(data='svhn', d_model=128, d_hidden=256, epochs=20, batch_size=248, lr=1e-3, weight_decay=.5, noise=0.) | changes)
 
-# %% ../nbs/api/45_forgetting.ipynb #e0868fff
+# %% ../nbs/api/45_forgetting.ipynb #7e85c7be
 @torch.no_grad()
 def _class_accuracy(net, test) -> dict: # quantity -> number
     right = net(test.x).argmax(1) == test.y
@@ -87,7 +87,7 @@ def train_stages(
     model=None, # Where to start; fresh weights when None
     seed:'int|None'=None, # Of weights and batches; the settings' when None
     quiet:bool=False, # No progress bars?
-) -> list: # (stage, steps so far, path) of each checkpoint, and the curves
+) -> tuple[list, list]: # (stage, steps so far, path) of each checkpoint; the curves of each stage
     "Train stage after stage."
     train_set, test = data
     seed = config.seed if seed is None else seed
@@ -205,7 +205,14 @@ def forgetting_seeds(
         rows += [dict(seed=seed, quantity=k, measure=p, value=v, null=r['add 9 - repeat']) for k, r in ends.iterrows() for p, v in r.items()]
     return pd.DataFrame(rows)
 
-# %% ../nbs/api/45_forgetting.ipynb #293efd7e
+# %% ../nbs/api/45_forgetting.ipynb #81381063
+@torch.no_grad()
+def forms(
+    model, # A one-layer model, or a sum of them
+) -> Polynomial: # Its coefficients
+    "What a model of one bilinear layer is, written out."
+    return polynomial(model)
+
 def quadratic_parts(
     a:Polynomial, b:Polynomial, # Coefficients of two one-layer models without constants
 ) -> Float[Tensor, "3 out"]: # Cosine of each output, and its trace and traceless part
@@ -218,20 +225,20 @@ def quadratic_parts(
     if not (size > 0).all(): raise ValueError(message("A cosine needs outputs that are not zero", f"{int((size == 0).sum())} zero outputs", "Leave them out."))
     return torch.cat([ab.sum(0, keepdim=True), ab])/size
 
-# %% ../nbs/api/45_forgetting.ipynb #0553db90
+# %% ../nbs/api/45_forgetting.ipynb #e7a931a5
 def _differences(config, data, run_dir:Path, seed:int, quiet:bool) -> dict: # name -> Polynomial of a difference
     "What adding 9 does to a second network, and what the same training without 9 does."
     base, _ = train_stages(['add 8'], config, data, run_dir/'base', seed=seed, quiet=quiet)
     start = load(base[-1][2])
     ends = {k: load(train_stages([stage], config, data, run_dir/k, model=start, seed=seed + 50, quiet=quiet)[0][-1][2]) for k, stage in (('tuned', 'add 9'), ('placebo', 'add 8'))}
-    return {k: polynomial(m - start) for k, m in ends.items()}
+    return {k: forms(m - start) for k, m in ends.items()}
 
 def _diffing_rows(config, data, run_dir, quiet):
     import pandas as pd
     found, _ = train_stages(list(STAGES), config, data, run_dir/'stages', quiet=quiet)
     ways, rows = _differences(config, data, run_dir/'second', config.seed + 1000, quiet), []
     for i, (stage, step, path) in enumerate(found):
-        p = polynomial(load(path))
+        p = forms(load(path))
         value, null = (quadratic_parts(ways[k], p) for k in ('tuned', 'placebo'))
         rows += [dict(index=i, stage=stage, step=step, slice=o, part=name, value=float(value[r, o]), null=float(null[r, o]))
                  for r, name in enumerate(('gaussian', 'trace', 'traceless')) for o in range(10)]

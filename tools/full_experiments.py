@@ -34,7 +34,41 @@ def language(**settings):
     return run
 
 
+def only(table, names):
+    "A table of checkpoints with some of its matrices."
+    return dataclasses.replace(table, matrices={k: table.matrices[k] for k in names})
+
+
+def backdoor(seed, run_dir):
+    from tensorsim_nb.experiments import BackdoorConfig, backdoor, backdoor_seeds
+    from tensorsim_nb.models import load
+    from tensorsim_nb.nulls import null_levels
+    from tensorsim_nb.train import checkpoints
+    config = BackdoorConfig(seed=seed)
+    gaps = backdoor_seeds(config, 5, run_dir)
+    ends = [load(checkpoints(run_dir/f'seed{s}'/'backdoor')[-1][1]) for s in range(seed, seed + 5)]
+    table, control = backdoor(config, run_dir/f'seed{seed}')
+    return dict(settings=dataclasses.asdict(config), gaps=gaps, levels=null_levels(ends[0], ends[1:], seed=1000), table=table, control=control)
+
+
+def forgetting(seed, run_dir):
+    import pandas as pd
+    from tensorsim_nb.forgetting import MEASURES, ForgettingConfig, contrast_table, diffing, diffing_seeds, forgetting, forgetting_seeds
+    config = ForgettingConfig(seed=seed)
+    values = forgetting_seeds(config, 5, run_dir/'seeds')
+    ends = diffing_seeds(config, 5, run_dir/'seeds')
+    table, _ = forgetting(config, run_dir/'seeds'/f'seed{seed}')
+    scan = []
+    for decay in (.5,): # the published one
+        t = contrast_table(*forgetting(dataclasses.replace(config, weight_decay=decay, n_checkpoint=2), run_dir/f'decay{decay}'), MEASURES)
+        scan.append(t.reset_index().assign(weight_decay=decay))
+    return dict(settings=dataclasses.asdict(config), seeds=values, diffing=ends, decay=pd.concat(scan),
+                run=diffing(config, run_dir/'seeds'/f'seed{seed}'), table=only(table, ['gaussian', 'CKA', 'matrix', 'slice 9', 'slice 3']))
+
+
 EXPERIMENTS = dict(
+    backdoor=backdoor,
+    forgetting=forgetting,
     robustness=robustness,
     modular_addition=modular_addition,
     language_english=language(),

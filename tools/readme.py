@@ -1,7 +1,7 @@
 """README.md from nbs/index.ipynb: `python tools/readme.py` writes it, `--check` only compares.
 
 Markdown cells are copied, code cells are fenced, text outputs follow them. Hidden cells and directives go.
-A picture output goes to docs/images/. Links are rewritten from nbs/ to the project folder.
+A picture output goes to docs/images/, with the text of the cell's `#| fig-alt:`. Links are rewritten from nbs/ to the project folder.
 """
 import base64, json, posixpath, re, sys
 from pathlib import Path
@@ -52,7 +52,8 @@ def render(
             if 'image/png' in data:
                 path, content = picture(data['image/png'], len(pictures))
                 pictures[path] = content
-                out.append(f"![Figure {len(pictures)}]({path})")
+                alt = next((m.split(':', 1)[1].strip(' "') for m in marks if m.startswith('fig-alt:')), None)
+                out.append(f"![{alt or f'Figure {len(pictures)}'}]({path})")
             elif 'text/markdown' in data: out.append(''.join(data['text/markdown']).strip())
             else:
                 text = ''.join(o.get('text', data.get('text/plain', ''))).rstrip()
