@@ -67,7 +67,7 @@ class GaussianExplorer(Explorer):
             draws=slider("Draws", draws, "How many samples make each dot", 300 if 300 in draws else draws[0]),
             **{k: toggle(label, f"Count the {'pairing' if k in ('inside', 'straight', 'crossed') else 'ways'}: {label}", True) for k, (label, _) in GROUPS.items()}), state)
 
-# %% ../nbs/api/55_explore_laws.ipynb #69a8c015
+# %% ../nbs/api/55_explore_laws.ipynb #e70a9532
 def _samples(self, rho, n:int) -> np.ndarray: # (rho, n) draws of f(x) g(x)
     z, rho = self.z[:, :n], np.atleast_1d(rho)[:, None]
     x1 = self.at('mean') + self.at('sd')*z[:1]
@@ -83,7 +83,7 @@ def _gaussian_numbers(self:GaussianExplorer) -> dict: # ways, on, exact, shown, 
     count = np.arange(1, n + 1)
     mean = here.cumsum()/count
     spread = np.sqrt(np.maximum((here**2).cumsum()/count - mean**2, 0)/np.maximum(count - 1, 1))
-    kept = np.unique(np.geomspace(min(5, n), n, 40).astype(int)) - 1
+    kept = np.unique(np.geomspace(min(10, n), n, 36).astype(int)) - 1
     return dict(ways=values, on=on, exact=float(values.sum()), shown=float(values[on].sum()), sampled=float(mean[-1]), stderr=float(spread[-1]),
                 draws=n, rho=at[2], groups={k: float(sum(values[WAYS.index(w)] for w in ways)) for k, (_, ways) in GROUPS.items()},
                 line=along.sum(0), switched=along[on].sum(0), dots=dots.mean(1), errors=1.96*dots.std(1)/math.sqrt(dots.shape[1]),

@@ -205,14 +205,15 @@ body{max-width:62rem}
 select,input{font:inherit;max-width:16rem}
 """
 
-# %% ../nbs/api/53_explorers.ipynb #9e207bad
+# %% ../nbs/api/53_explorers.ipynb #5e0a0b13
 def _page_options(control) -> list: # Values in order
     return [v for _, v in control.options] if hasattr(control, 'options') else [False, True]
 
 def _thinned(values:list, now, most:int) -> list: # At most `most` values, among them the present one
     if len(values) <= most: return values
-    kept = {values.index(now), *np.linspace(0, len(values)-1, most-1).round().astype(int).tolist()}
-    return [values[i] for i in sorted(kept)]
+    kept = np.linspace(0, len(values)-1, most).round().astype(int)
+    kept[np.abs(kept - values.index(now)).argmin()] = values.index(now)
+    return [values[i] for i in kept]
 
 def _page_controls(self, frames:int) -> list: # (name, values)
     "The controls of the page and where they can stand."

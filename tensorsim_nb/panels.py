@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['signed_range', 'bars', 'curve', 'lines', 'image', 'arcs', 'panel_figure', 'to_browser', 'palettes']
 
-# %% ../nbs/api/51_panels.ipynb #bcc7d03a
+# %% ../nbs/api/51_panels.ipynb #28a655e5
 import base64
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.patches import Arc, Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from .core import message
 from .plots import COLOURS, DASHES, Picture, _plain, _short, _thin_ticks
@@ -146,7 +147,7 @@ def arcs(
     ways = [dict(pairs=[tuple(map(int, p)) for p in w['pairs']], value=float(_finite(w['value'], title)), on=bool(w['on'])) for w in ways]
     return dict(kind='arcs', title=str(title), nodes=[str(n) for n in nodes], ways=ways, span=span)
 
-# %% ../nbs/api/51_panels.ipynb #8301c3e6
+# %% ../nbs/api/51_panels.ipynb #271de01c
 def _legend(ax): # above the axes, where it covers nothing
     ax.legend(fontsize=7, frameon=False, loc='lower left', bbox_to_anchor=(0, 1), ncols=4, borderpad=.1, columnspacing=1.2)
 
@@ -173,6 +174,7 @@ def _draw_lines(ax, p):
     for k, (low, high, name) in enumerate(p['bands']):
         ax.axhspan(low, high, color='#888888', alpha=.1 + .1*(k % 3), zorder=0, label=_plain(name))
     if p['log']: ax.set_xscale('log')
+    elif all((c['x'] == c['x'].round()).all() for c in p['curves']): ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ends = [10**e for e in p['x_limits']] if p['log'] else p['x_limits']
     ax.set(xlim=ends, ylim=p['limits'], xlabel=_plain(p['x']), ylabel=_plain(p['y']))
     ax.grid(alpha=.25)
@@ -209,7 +211,7 @@ def _draw_arcs(ax, p):
         ax.text(n - .5, y, f"{w['value']:+.3f}" + ('' if w['on'] else '  (off)'), va='center', fontsize=8, color='black' if w['on'] else '#888888')
     ax.set(xlim=(-.5, n + .8), ylim=(-rows + .35, .75)); ax.axis('off')
 
-# %% ../nbs/api/51_panels.ipynb #9ab8e52b
+# %% ../nbs/api/51_panels.ipynb #d8dc69dc
 _DRAW = dict(bars=_draw_bars, lines=_draw_lines, image=_draw_image, arcs=_draw_arcs)
 
 def _rows_of(panels:list) -> list: # Lists of panels whose widths fill at most one row
@@ -226,7 +228,7 @@ def panel_figure(
     "Panels as one matplotlib figure."
     rows = _rows_of(panels)
     if not rows: raise ValueError(message("`panel_figure` needs a panel", "none", "Give at least one."))
-    high = [3.9 if any(p['kind'] == 'image' and p['span'] > 1 for p in r) else 2.9 for r in rows]
+    high = [3.9 if any(p['kind'] == 'image' and p['span'] > 1 for p in r) else 2.3 if all(p['kind'] == 'image' for p in r) else 2.9 for r in rows]
     fig = Picture(figsize=(9.4, sum(high) + .35*bool(title)), layout='constrained', facecolor='white')
     if title: fig.suptitle(_plain(title), fontsize=11)
     for sub, row in zip(np.atleast_1d(fig.subfigures(len(rows), 1, height_ratios=high)), rows):

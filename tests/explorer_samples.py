@@ -79,3 +79,5 @@ SAMPLES = dict(
 # The control that is moved to time an explorer, and one where numbers must change with it
 MOVED = dict(CheckpointExplorer='row', SliceExplorer='slice', SymmetryExplorer='permute', GaussianExplorer='rho', RecursionExplorer='scale',
              EigenExplorer='rank', DifferenceExplorer='pixels', HeadExplorer='row')
+LABELS = dict(CheckpointExplorer='Row', SliceExplorer='Slice', SymmetryExplorer='Permute units', GaussianExplorer='Correlation', RecursionExplorer='Scale',
+              EigenExplorer='Rank', DifferenceExplorer='Pixels', HeadExplorer='Head')

@@ -56,7 +56,7 @@ def test_every_choice_of_every_control_can_be_shown(made, name):
     e = made[name]
     start = e.state()
     for k, c in e.controls.items():
-        for v in choices(c)[:: max(1, len(choices(c))//4)]:
+        for v in choices(c)[:: max(1, len(choices(c))//3)]:
             e.set(**{k: v})
             assert "role='alert'" not in e.says.value, (k, v, e.says.value)
         e.set(**start)
@@ -106,7 +106,7 @@ def test_redraw_time(made, name):
     "Printed; asserted with much room, in processor time: one event shall cost less than 100 ms of Python."
     e, cost = made[name], []
     start, control = e.state(), e.controls[MOVED[name]]
-    for v in choices(control)[:12]*2:
+    for v in choices(control)[:8]:
         begin = time.process_time()
         control.value = v
         cost.append(1000*(time.process_time() - begin))
@@ -266,7 +266,7 @@ SLICES = like(matrices={'slice 0': np.eye(5), 'slice 1': np.eye(5)})
 def test_any_good_table(table, control, tmp_path):
     e = CheckpointExplorer(table, control)
     for k in e.measures: e.set(measure=k)
-    assert "role='status'" in e.says.value and len(to_png(e.figure(), 40)) > 1000
+    assert "role='status'" in e.says.value and len(e.figure().axes) >= len(e.view.panels)
     assert 'ts-data' in e.save_html(tmp_path/'x.html').read_text()
 
 def test_nothing_is_copied_or_changed():
