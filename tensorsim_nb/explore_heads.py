@@ -21,7 +21,7 @@ from .models import Model
 from .panels import bars, image, signed_range
 from .plots import check_matrix
 
-# %% ../nbs/api/57_explore_heads.ipynb #f3711fc8
+# %% ../nbs/api/57_explore_heads.ipynb #32f5dd90
 @dataclass(frozen=True, eq=False)
 class Head:
     "One attention head, from tokens to tokens."
@@ -41,7 +41,7 @@ def read_heads(
     U = layers[-1].weight.detach().to(like) if isinstance(layers[-1], Linear) else torch.eye(model.d_out, dtype=like.dtype)
     shift = layers[0].bias.detach().to(like) if isinstance(layers[0], Linear) and layers[0].bias is not None else E.new_zeros(len(E))
     found = []
-    for i, a in [(i, x) for i, x in enumerate(layers) if isinstance(x, BilinearAttention)]:
+    for i, a in enumerate(x for x in layers if isinstance(x, BilinearAttention)): # L0 is the first attention layer
         split = lambda w: w.detach().to(like).unflatten(0, (a.n_head, -1))
         def read(f): # (head, d_head, d_in + 1)
             W, b = split(f.weight), E.new_zeros(a.n_head, a.d_head) if f.bias is None else split(f.bias)

@@ -5,15 +5,14 @@
 # %% auto #0
 __all__ = ['SIDE', 'Disguise', 'SymmetryExplorer']
 
-# %% ../nbs/api/56_explore_symmetry.ipynb #9337aa43
+# %% ../nbs/api/56_explore_symmetry.ipynb #9d2b8307
 import copy, html, math
 
 import numpy as np
 import torch
 
-from .baselines import matrix_cosine, output_cosine
+from .baselines import linear_cka, matrix_cosine, output_cosine
 from .core import generator, message
-from .differences import linear_cka
 from .explore_weights import check_data, check_model, output_names
 from .explorers import Explorer, slider
 from .laws import Gaussian

@@ -179,6 +179,15 @@ def test_heads_find_their_twins(made):
         e.set(row=i, column=4 + i, circuit='both')
         assert e.value['similarity'] > .999 and e.value['nearest'][0] == e.value['pair'][1]
 
+def test_head_similarities_are_those_of_compare_heads():
+    "Another way to the same numbers: second moments of the tokens in place of factors."
+    a, b = transformers()
+    table, own = ts.compare_heads([a, b]), ts.HeadExplorer(a, b)
+    assert own.table.labels == table.labels
+    for kind in table.kinds: assert own.table.kinds[kind] == pytest.approx(table.similarity(kind), abs=1e-12)
+    shown = ts.HeadExplorer(table, state=dict(circuit='OV', row=1, column=6))
+    assert shown.value['similarity'] == pytest.approx(table.similarity('OV')[1, 6]) and 'patterns' not in shown.value
+
 def test_gaussian_counts_ten_ways(made):
     v = made['GaussianExplorer'].value
     assert len(v['ways']) == 10 and v['exact'] == pytest.approx(sum(v['groups'].values())) and abs(v['sampled'] - v['exact']) < 5*v['stderr']
