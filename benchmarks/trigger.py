@@ -1,11 +1,11 @@
 """A trigger read off two sets of weights: how often it is found, where it is placed, and whether it works.
 
-    python benchmarks/trigger.py                 # seeds 30-39 x (3 triggers, a control); 3 minutes
+    python benchmarks/trigger.py                 # seeds 50-59 x (3 triggers, a control); 2 minutes
     python benchmarks/trigger.py --seeds 0 1     # others; runs are kept in --runs and continued
 
 Each seed: a one-layer model learns scikit-learn's digits for 1,500 steps, then trains on for 400 steps, with 10% of
-every batch stamped and relabelled, or clean. `recover_trigger` sees the two sets of weights and nothing else. Score
-and thresholds of `recover_trigger` were chosen on seeds 0-9; the default seeds are others.
+every batch stamped and relabelled, or clean. `recover_trigger` sees the two sets of weights and nothing
+else. Its rules were chosen on seeds 0-49 and 100-129; the default seeds are others.
 """
 import argparse
 from pathlib import Path
@@ -61,7 +61,7 @@ def measure(name, before, after, test):
 
 def main():
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument('--seeds', type=int, nargs='+', default=list(range(30, 40)))
+    ask.add_argument('--seeds', type=int, nargs='+', default=list(range(50, 60)))
     ask.add_argument('--runs', type=Path, default=Path('runs/trigger'))
     args = ask.parse_args()
     torch.set_num_threads(1)

@@ -24,8 +24,8 @@ SECTIONS = dict(
     tutorials=("Lessons", "Read them in order. Each states its claim first, and each runs from top to bottom."),
     explain=("Explanations", "The derivations, one step at a time. Each is computed and checked on the page."),
     howto=("How-to", "Short answers to one task each."),
-    api=("API", "One page per module. The number is the floor: a module imports only smaller numbers."),
-    experiments=("Experiments", "Findings of the literature, reproduced at the size of a laptop, each beside its control."))
+    experiments=("Experiments", "The paper's experiments, run again: published numbers beside ours, each with its control."),
+    api=("API", "One page per module. The number is the floor: a module imports only smaller numbers."))
 WORDS_A_MINUTE, LINES_A_MINUTE = 200, 15 # of reading: prose, and code
 MORE = 'glossary', 'elsewhere', 'cite' # pages of docs/pages/ after the sections; `faq` stands beside them
 WORKERS, CELL_SECONDS = 2, 600
@@ -92,6 +92,8 @@ async def execute(path, key, slots, say):
             lines = [l for l in (cell.source if cell else '').split('\n') if l.strip() and not l.startswith('#|')]
             where = f"nbs/{name}, cell {number} (id {cell.id}), `{lines[0][:80]}`" if lines else f"nbs/{name}"
             return f"{where}\n    {said.strip()[:800]}"
+        finally:
+            if kernel.has_kernel: await kernel.shutdown_kernel(now=True)   # or each would keep its memory to the end
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nb, target)
         stamp.write_text(key)

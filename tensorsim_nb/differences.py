@@ -260,7 +260,7 @@ def steepest_input(
     order = here.argsort(descending=True)
     return Peak(x[order[0]], float(here[order[0]].sqrt()), here[order].sqrt())
 
-# %% ../nbs/api/32_differences.ipynb #fa967801
+# %% ../nbs/api/32_differences.ipynb #8ed069b0
 @dataclass(frozen=True, eq=False)
 class Overwrite:
     "Writes a value on some inputs; calling it returns changed copies."
@@ -302,17 +302,34 @@ def recover_trigger(
                                                   "Give a classifier of at least 3 classes."))
     old, new = (_padded(polynomial(m)) for m in (before, after))
     rows = old.norm(dim=2).mean(0) # how heavily the old model leans on each input
-    root = (rows + 1e-3*rows.max()).sqrt() if rows.max() > 0 else torch.ones_like(rows)
+    root = (rows + .1*rows.max()).sqrt() if rows.max() > 0 else torch.ones_like(rows)
     old, change = old/torch.outer(root, root), (new - old)/torch.outer(root, root)
     scores = change.flatten(1).norm(dim=1)/old.flatten(1).norm(dim=1).clamp(min=1e-300)
     scores = scores/scores.median().clamp(min=1e-300)
     t = int(scores.argmax())
-    C = (change[t] - (change.sum(0) - change[t])/(len(change) - 1))[1:, 1:]
+    C = _beyond(change[t] - change.mean(0), old - old.mean(0))[1:, 1:]
     v = torch.linalg.eigh(C)[1][:, -1]
     v = v*(1. if v.sum() >= 0 else -1.)
-    ranking = v.argsort(descending=True, stable=True)
+    ranking = _liken(C, _unit(v) + _unit(C.sum(1))).argsort(descending=True, stable=True)
     stamp = _best_stamp(polynomial(after), t, ranking, value, seed)
     return Trigger(t if scores[t] > threshold else None, float(scores[t]), scores, v, ranking, stamp)
+
+def _beyond(change:Tensor, old:Tensor) -> Tensor: # (d + 1, d + 1)
+    "What of a matrix is no combination of the old ones, (out, d + 1, d + 1)."
+    span = old.flatten(1)
+    return change - (change.flatten() @ torch.linalg.pinv(span) @ span).view_as(change)
+
+def _unit(x:Tensor) -> Tensor: return x/x.norm().clamp(min=1e-300)
+
+def _liken(C:Tensor, score:Tensor, ridge:float=.1) -> Tensor: # (d_in,)
+    "Score inputs again, by how much their rows are like those of the surest."
+    sure, back = score >= .5*score.max(), score < .3*score.max()
+    if not back.any() or not C.any(): return score
+    rows = C[back] - C[back].mean(0)
+    apart = (C[sure].mean(0) - C[back].mean(0)).masked_fill(sure, 0.)
+    cov = rows.T @ rows/len(rows)
+    cov.diagonal().add_(ridge*cov.diagonal().mean() + 1e-300)
+    return _unit(score) + _unit(C @ torch.linalg.solve(cov, apart))
 
 def _best_stamp(p:Polynomial, t:int, ranking:Tensor, value:float, seed:int, n:int=500) -> Overwrite:
     "The prefix of the ranking, up to a quarter of the inputs, that raises class `t` most on noise."

@@ -9,7 +9,7 @@ __all__ = ['MEASURES', 'Source', 'stationary_pairs', 'ngram_source', 'count_ngra
            'output_cosines_with_error', 'language_model', 'language', 'checkpoint_summary', 'closure_error',
            'measure_correlations']
 
-# %% ../nbs/api/47_language.ipynb #9956504a
+# %% ../nbs/api/47_language.ipynb #1808e2e8
 import json, warnings
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -29,20 +29,21 @@ from .laws import Tokens
 from .layers import ROTARY_BASE, BilinearAttention, Linear, rotate
 from .models import Model, load, transformer
 from .moments import propagate
+from .similarity import FAIR, POOR
 from .train import Run, Task, TrainConfig, cpu_threads, seeded, train
 
-# %% ../nbs/api/47_language.ipynb #f2e5ee8e
+# %% ../nbs/api/47_language.ipynb #cc3631b2
 @dataclass(frozen=True, eq=False)
 class Source:
     "Windows of tokens to train and to test on, and their n-gram statistics."
     name:str # For titles and file headers
     train:Int[Tensor, "window length"] # Length is the context and one more
-    test:Int[Tensor, "window length"] # Windows that are never trained on
+    test:Int[Tensor, "test_window length"] # Windows that are never trained on
     unigram:Float[Tensor, "token"] # P(next)
     bigram:Float[Tensor, "before token"] # P(next | one before)
     trigram:Float[Tensor, "second before token"] # P(next | two before, one before)
     symbols:'tuple[str, ...]'=() # What the tokens stand for
-    periods:'Int[Tensor, "window"]|None'=None # Repeated sequences: the period of each test window
+    periods:'Int[Tensor, "test_window"]|None'=None # Repeated sequences: the period of each test window
 
     @property
     def d_vocab(self) -> int: # Number of tokens
@@ -135,7 +136,7 @@ def repeated_source(
     train = windows[:n_train]
     return Source('repeats', train, windows[n_train:], *count_ngrams(train, d_vocab), tuple(map(str, range(d_vocab))), periods[n_train:])
 
-# %% ../nbs/api/47_language.ipynb #0d8e66c9
+# %% ../nbs/api/47_language.ipynb #8e6ac243
 def _merge(ids:np.ndarray, a:int, b:int, new:int) -> np.ndarray:
     "Replace each pair (a, b) by one token, from the left, without overlaps."
     hit = (ids[:-1] == a) & (ids[1:] == b)
@@ -159,6 +160,8 @@ def tokenize(
         raise ValueError(message("`tokenize` needs text, and room for characters", f"{len(text)} characters, d_vocab {d_vocab}, n_merges {n_merges}",
                                  "Use fewer merges."))
     text = text.lower()
+    if len(set(text)) < n_chars:
+        raise ValueError(message("`tokenize` fills its vocabulary", f"{len(set(text))} different characters for {n_chars} places", "Use fewer tokens, or more merges."))
     symbols = [c for c, _ in sorted(Counter(text).items(), key=lambda kv: (-kv[1], kv[0]))[:n_chars]]
     index, rest = {c: i for i, c in enumerate(symbols)}, len(symbols)
     ids = np.array([index.get(c, rest) for c in text])
@@ -286,7 +289,7 @@ def roles_matrix(
     size = np.sqrt(G.diagonal())
     return G/size[:, None]/size
 
-# %% ../nbs/api/47_language.ipynb #330ab800
+# %% ../nbs/api/47_language.ipynb #5a782dd3
 @dataclass(frozen=True)
 class LanguageConfig:
     "Settings of the language-model experiment; the defaults are its full size."
@@ -298,11 +301,11 @@ class LanguageConfig:
     n_head:int=2 # Heads of each layer
     n_layer:int=2 # Attention layers
     scale:float=.35 # Weight of every attention path
-    steps:int=10_000 # Optimiser steps
+    steps:int=4000 # Optimiser steps
     batch_size:int=256 # Windows per step, drawn with replacement
-    lr:float=3e-3 # Learning rate of AdamW
+    lr:float=4e-3 # Learning rate of AdamW
     weight_decay:float=.05 # Weight decay of AdamW
-    n_checkpoints:int=24 # Checkpoints asked for; early ones that fall on the same step count once
+    n_checkpoints:int=16 # Checkpoints asked for; early ones that fall on the same step count once
     exponent:float=3. # Checkpoint i lies at int(steps * (i / (n_checkpoints - 1)) ** exponent)
     n_train:int=50_000 # Windows to train on (made-up sources)
     n_test:int=1000 # Windows to test on
@@ -425,7 +428,7 @@ def language(
         table.save(folder)
     return table
 
-# %% ../nbs/api/47_language.ipynb #bfa1f3ac
+# %% ../nbs/api/47_language.ipynb #5d664aef
 MEASURES = ('roles', 'closure', 'sampled', 'output', 'matrix') # matrices of cosines, as columns of the table below
 
 def checkpoint_summary(
@@ -441,12 +444,16 @@ def checkpoint_summary(
 
 def closure_error(
     table:CheckpointTable, # A language run
-) -> dict: # Largest and root-mean-square difference, largest standard error of the samples, share of pairs within 2 of them
-    "How far the closure is from sampling the same expectation."
+) -> 'pandas.DataFrame': # Rows: verdict on the active share; columns: pairs, rms and largest difference, largest standard error
+    "How far the closure is from sampling the same expectation, for pairs of checkpoints that it calls good, doubtful and poor."
+    import pandas as pd
     upper = np.triu_indices(len(table.steps), 1)
-    gap, error = ((table.matrices['closure'] - table.matrices['sampled'])[upper], table.matrices['sampled error'][upper])
-    return dict(largest=float(abs(gap).max()), rms=float(np.sqrt((gap**2).mean())), largest_error=float(error.max()),
-                within_two=float((abs(gap) <= 2*error).mean()))
+    gap, error = (table.matrices['closure'] - table.matrices['sampled'])[upper], table.matrices['sampled error'][upper]
+    share = table.curves[table.curves['quantity'] == 'active share'].set_index('step')['value'].loc[table.steps].to_numpy()
+    worse = np.maximum(share[upper[0]], share[upper[1]])                  # of the two checkpoints
+    kinds = dict(good=worse < FAIR, doubtful=(worse >= FAIR) & (worse < POOR), poor=worse >= POOR, all=worse >= 0)
+    return pd.DataFrame({k: dict(pairs=int(i.sum()), rms=np.sqrt((gap[i]**2).mean()), largest=abs(gap[i]).max(), error=error[i].max())
+                         for k, i in kinds.items() if i.any()}).T.rename_axis('closure')
 
 def measure_correlations(
     table:CheckpointTable, # A language run

@@ -104,10 +104,10 @@ class Linear(nn.Linear):
 
     def terms(self) -> 'list[Term]': # The matrix, then the constant (when there is one)
         W = self.weight
-        narrow = Term(_eye_leg(self.d_out, W).weight, open=Leg(W[None]))
-        wide = Term(W[None], open=_eye_leg(self.d_in, W))
+        if self.d_out > self.d_in: term = Term(W[None], open=_eye_leg(self.d_in, W))
+        else: term = Term(_eye_leg(self.d_out, W).weight, open=Leg(W[None])) # an identity of the smaller width only
         constant = [] if self.bias is None else [Term(self.bias[None, :, None])]
-        return [wide if self.d_out > self.d_in else narrow, *constant]
+        return [term, *constant]
 
 # %% ../nbs/api/10_layers.ipynb #0ed3e2ca
 class BilinearMLP(nn.Module):

@@ -27,7 +27,7 @@ from .layers import BilinearMLP
 from .models import Model, load
 from .train import Run, Task, TrainConfig, cpu_threads, seeded, train
 
-# %% ../nbs/api/46_modular_addition.ipynb #2e5b27a6
+# %% ../nbs/api/46_modular_addition.ipynb #7ed937fd
 @dataclass(frozen=True)
 class ModularConfig:
     "Settings of the modular addition experiment; the defaults are the paper's (full size)."
@@ -48,7 +48,7 @@ class ModularConfig:
         for name, ok in [('p', self.p >= 3), ('d_hidden', self.d_hidden >= 1),
                          ('train_fraction', 0 < self.train_fraction < 1), ('n_checkpoints', self.n_checkpoints >= 2),
                          ('exponent', self.exponent > 0), ('n_eigenvectors', 1 <= self.n_eigenvectors <= 2*self.d_hidden),
-                         ('n_phases', 1 <= self.n_phases <= len(self.checkpoint_steps))]:
+                         ('n_phases', 1 <= self.n_phases <= self.n_checkpoints)]:
             if not ok:
                 raise ValueError(message(f"`ModularConfig` needs a sensible {name}", f"{getattr(self, name)}",
                                          "Look at the defaults: ModularConfig()."))

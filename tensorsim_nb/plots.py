@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COLOURS', 'DASHES', 'PAGE_STYLE', 'Picture', 'new_figure', 'to_png', 'check_matrix', 'colour_range',
            'check_boundaries', 'similarity_heatmap', 'toy_table', 'check_curves', 'check_steps', 'training_curves',
-           'figure_rows', 'backdoor_figure', 'phase_squares', 'curve_panel', 'aligned_figure', 'frequency_panel',
-           'frequency_table', 'modular_figure', 'language_figure', 'slice_bars', 'html_page', 'nice_number',
+           'figure_rows', 'backdoor_figure', 'slice_bars', 'phase_squares', 'curve_panel', 'aligned_figure',
+           'frequency_panel', 'frequency_table', 'modular_figure', 'language_figure', 'html_page', 'nice_number',
            'table_html', 'figure_html', 'report', 'spectrum_bars', 'head_heatmap']
 
 # %% ../nbs/api/50_plots.ipynb #18d561ba
@@ -368,6 +368,63 @@ def _check_rows(runs, names):
                                      f"no {lost[0]!r} among {list(run.matrices)}",
                                      "Choose others by `names=`."))
 
+# %% ../nbs/api/50_plots.ipynb #18407456
+def slice_bars(
+    values:dict, # Name of the slice -> number
+    *,
+    title:str="Similarity of each slice", # Title
+    control:'dict|None'=None, # The same numbers of a control
+    errors:'dict|None'=None, # Name -> standard error
+    highlight:'str|None'=None, # Name of the slice to mark
+    quantity:str="similarity", # What the numbers are
+    ax=None, # Draw here instead of in a new figure
+) -> Figure:
+    "One bar a slice, the control beside it."
+    names = list(values)
+    if not names: raise ValueError(message("`slice_bars` needs at least one number", "none",
+                                           "Give a dict of names and numbers."))
+    series = [_bar_heights(d, names) for d in (values, control) if d is not None]
+    fig, ax = _axes(ax, 6.4, 3)
+    x, width = np.arange(len(names)), .8/len(series)
+    err = None if errors is None else _bar_heights(errors, names)
+    for k, heights in enumerate(series):
+        fill = [COLOURS[1] if n == highlight else COLOURS[0] for n in names] if k == 0 else 'white'
+        ax.bar(x - .4 + width*(k+.5), heights, width, color=fill, edgecolor='#444444', lw=.8,
+               hatch='///' if k else None,
+               yerr=err if k == 0 else None, capsize=2, label=('run', 'control')[k])
+    tips = [] if err is None else [series[0]-err, series[0]+err]
+    spread = np.concatenate([[0], *series, *tips])
+    ax.set(ylabel=_plain(quantity), ylim=_bar_range(spread, least=1.02*quantity.startswith('similarity')))
+    ax.set_xticks(x, [_short(n, 20) for n in names],
+                  rotation=0 if sum(len(str(n)) for n in names) < 40 else 45, fontsize=8)
+    ax.axhline(0, color='black', lw=.8)
+    _legend_above(ax, _bar_keys(highlight in names, control is not None), title)
+    return fig
+
+# %% ../nbs/api/50_plots.ipynb #c7893e4f
+def _bar_heights(values, names) -> np.ndarray:
+    "Numbers in the order of the names, all finite."
+    lost = [n for n in names if n not in values]
+    if lost: raise ValueError(message("`slice_bars` needs the same names in every series", f"no {lost[0]!r}",
+                                      "Give one number a name."))
+    h = np.array([float(values[n]) for n in names])
+    if not np.isfinite(h).all(): raise ValueError(message("Bars must be finite",
+                                                          f"{int((~np.isfinite(h)).sum())} NaN or Inf",
+                                                          "Leave those out."))
+    return h
+
+def _bar_range(spread:np.ndarray, least:float) -> 'tuple[float, float]':
+    "From below the least number to above the largest, `least` at the least."
+    low, high = 1.08*spread.min(), max(least, 1.05*spread.max())
+    return (low, high) if high > low else (0., 1.) # nothing but zeros
+
+def _bar_keys(marked:bool, controlled:bool) -> list: # Empty when there is but one kind of bar
+    "What fill and hatching mean."
+    keys = [('run', COLOURS[0], None)] + [('run, target', COLOURS[1], None)]*marked
+    keys += [('control', 'white', '///')]*controlled
+    if len(keys) == 1: return []
+    return [Patch(facecolor=c, edgecolor='#444444', hatch=h, label=l) for l, c, h in keys]
+
 # %% ../nbs/api/50_plots.ipynb #f5dc28c8
 def phase_squares(
     ax, # The axes of a heatmap
@@ -506,58 +563,6 @@ def language_figure(
               lambda ax: curve_panel(ax, table, ['active share'], limits=(-.03, 1.03), lines={'doubtful from': .02, 'poor from': .12})]
     return aligned_figure(table, zip(names, [*panels, *[None]*len(names)]))
 
-# %% ../nbs/api/50_plots.ipynb #b484180b
-def slice_bars(
-    values:dict, # Name of the slice -> number
-    *,
-    title:str="Similarity of each slice", # Title
-    control:'dict|None'=None, # The same numbers of a control
-    errors:'dict|None'=None, # Name -> standard error
-    highlight:'str|None'=None, # Name of the slice to mark
-    quantity:str="similarity", # What the numbers are
-    ax=None, # Draw here instead of in a new figure
-) -> Figure:
-    "One bar a slice, the control beside it."
-    names = list(values)
-    if not names: raise ValueError(message("`slice_bars` needs at least one number", "none",
-                                           "Give a dict of names and numbers."))
-    series = [_bar_heights(d, names) for d in (values, control) if d is not None]
-    fig, ax = _axes(ax, 6.4, 3)
-    x, width = np.arange(len(names)), .8/len(series)
-    err = None if errors is None else _bar_heights(errors, names)
-    for k, heights in enumerate(series):
-        fill = [COLOURS[1] if n == highlight else COLOURS[0] for n in names] if k == 0 else 'white'
-        ax.bar(x - .4 + width*(k+.5), heights, width, color=fill, edgecolor='#444444', lw=.8,
-               hatch='///' if k else None,
-               yerr=err if k == 0 else None, capsize=2, label=('run', 'control')[k])
-    tips = [] if err is None else [series[0]-err, series[0]+err]
-    spread = np.concatenate([[0], *series, *tips])
-    ax.set(ylabel=_plain(quantity), ylim=(1.08*spread.min(), max(1.02, 1.05*spread.max())))
-    ax.set_xticks(x, [_short(n, 20) for n in names],
-                  rotation=0 if sum(len(str(n)) for n in names) < 40 else 45, fontsize=8)
-    ax.axhline(0, color='black', lw=.8)
-    _legend_above(ax, _bar_keys(highlight in names, control is not None), title)
-    return fig
-
-# %% ../nbs/api/50_plots.ipynb #95143ef0
-def _bar_heights(values, names) -> np.ndarray:
-    "Numbers in the order of the names, all finite."
-    lost = [n for n in names if n not in values]
-    if lost: raise ValueError(message("`slice_bars` needs the same names in every series", f"no {lost[0]!r}",
-                                      "Give one number a name."))
-    h = np.array([float(values[n]) for n in names])
-    if not np.isfinite(h).all(): raise ValueError(message("Bars must be finite",
-                                                          f"{int((~np.isfinite(h)).sum())} NaN or Inf",
-                                                          "Leave those out."))
-    return h
-
-def _bar_keys(marked:bool, controlled:bool) -> list: # Empty when there is but one kind of bar
-    "What fill and hatching mean."
-    keys = [('run', COLOURS[0], None)] + [('run, target', COLOURS[1], None)]*marked
-    keys += [('control', 'white', '///')]*controlled
-    if len(keys) == 1: return []
-    return [Patch(facecolor=c, edgecolor='#444444', hatch=h, label=l) for l, c, h in keys]
-
 # %% ../nbs/api/50_plots.ipynb #1a8ec5b4
 PAGE_STYLE = """
 :root{color-scheme:light dark;--ink:#1b1b1b;--paper:#fff;--soft:#f3f4f6;--line:#c9ccd1;--mark:#0b57d0}
@@ -674,7 +679,7 @@ def spectrum_bars(
     "One bar for each degree; trace and traceless parts of the quadratic apart."
     return slice_bars(dict(zip(spectrum.parts, map(float, spectrum.values))), title=title, quantity="inner product", ax=ax)
 
-# %% ../nbs/api/50_plots.ipynb #cd3a6166
+# %% ../nbs/api/50_plots.ipynb #094d621b
 def head_heatmap(
     table, # A `HeadTable`
     kind:str='both', # 'QK', 'OV' or 'both'
@@ -693,13 +698,13 @@ def head_heatmap(
     names = [table.models[table.heads[r[0]][0]] for r in (rows, cols)]
     for axis, which, name, draw in ((ax.yaxis, rows, names[0], ax.axhline), (ax.xaxis, cols, names[1], ax.axvline)):
         _head_axis(axis, [table.heads[i][1:] for i in which], draw)
-        axis.set_label_text(_plain(f"head of {name} (layer.head)" if len(table.models) > 1 else "head (layer.head)"))
+        axis.set_label_text(_plain(f"head of {name} (layer.head)" if len(table.models) > 1 else "head (layer.head)"), fontsize=9)
     if matching is not None: _mark_heads(ax, rows, cols, matching.index)
     ax.set_title(_plain(title or f"{dict(both='QK × OV').get(kind, kind)} similarity of heads"), fontsize=10)
     _colour_bar(im, "similarity", ax=ax, fraction=.046)
     return fig
 
-# %% ../nbs/api/50_plots.ipynb #ae90cb7e
+# %% ../nbs/api/50_plots.ipynb #6061dd81
 def _head_axis(axis, heads:list, draw):
     "Name heads, or layers when there are many; a line before each layer."
     starts = [i for i, h in enumerate(heads) if i == 0 or heads[i-1][0] != h[0]]
@@ -714,4 +719,5 @@ def _mark_heads(ax, rows, cols, index):
     pairs = [(at[1].get(int(q)), at[0].get(int(p))) for p, q in index]
     if any(None in p for p in pairs):
         raise ValueError(message("A matching is marked on the models that it matches", "heads that are not shown", "Give the same a and b to `match` and `head_heatmap`."))
-    ax.scatter(*zip(*pairs), s=20, facecolors='none', edgecolors='black', linewidths=.8)
+    for colour, width in (('black', 2.4), ('white', 1)): # to show on any colour
+        ax.scatter(*zip(*pairs), s=26, facecolors='none', edgecolors=colour, linewidths=width)

@@ -231,6 +231,21 @@ def test_tiles_and_memory_do_not_change_the_number(monkeypatch, path):
     got = value(a, b, max_memory=400_000), value(a, a, max_memory=400_000)
     assert np.allclose(got, want, rtol=1e-12)
 
+@pytest.mark.parametrize('few', [0, 1024])
+def test_threads_share_the_work_and_are_given_back(few, monkeypatch, path):
+    a, b = (transformer(6, 4, h, 3, 2, bias=True, scale=3.).double() for h in (1, 2))
+    monkeypatch.setattr(sequences, 'FEW', few)
+    monkeypatch.setattr(sequences, 'TILE', 200_000)
+    before, got = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            sequences.RECENT.kept.clear()
+            got.append((value(a, b), value(a, a)))
+            assert torch.get_num_threads() == threads
+    finally: torch.set_num_threads(before)
+    assert np.allclose(*got, rtol=1e-13)
+
 def test_float32():
     a, b = (transformer(6, 4, 2, 3, 2, bias=True, scale=3.) for _ in 'ab')
     assert abs(value(a, b, dtype=torch.float32) - value(a, b)) < 1e-5*math.sqrt(value(a, a)*value(b, b))

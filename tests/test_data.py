@@ -1,8 +1,13 @@
 """Digits and poison: nothing lost, nothing changed in place, seeds decide everything."""
+import hashlib
+
+import numpy as np
 import pytest
 import torch
+from scipy.io import savemat
 
-from tensorsim_nb.data import Dataset, Poisoning, Stamp, accuracy, attack_success, digits, poison, stratified_split
+from tensorsim_nb.data import (Dataset, Poisoning, Stamp, accuracy, attack_success, digits, of_classes, poison, rhombus,
+                               stratified_split, svhn)
 
 
 @pytest.mark.parametrize('seed,fraction', [(0, .2), (1, .2), (2, .5), (3, .05)])
@@ -76,3 +81,69 @@ def test_attack_success_counts_other_classes_only():
     assert attack_success(always(9), test, Stamp(),
                           9) == 1 and attack_success(always(1), test, Stamp(), 9) == 0
     assert accuracy(always(4), test) == pytest.approx(float((test.y == 4).float().mean()))
+
+
+# ---- street-view house numbers, from tiny files of the published form ---------------------------
+
+@pytest.fixture
+def house_numbers(tmp_path):
+    rng = np.random.default_rng(0)
+    made = {}
+    for split, n in (('train', 7), ('test', 4), ('extra', 3)):
+        made[split] = rng.integers(0, 256, (32, 32, 3, n), dtype=np.uint8)
+        savemat(tmp_path/f'{split}_32x32.mat', dict(X=made[split], y=(np.arange(n) % 10 + 1).astype(np.uint8)[:, None]))
+    return tmp_path, made
+
+
+def test_svhn_is_grey_flat_and_counts_from_zero(house_numbers):
+    folder, made = house_numbers
+    train, test = svhn(folder)
+    assert (len(train), len(test), train.d_in, train.split, test.split) == (7, 4, 1024, 'train', 'test')
+    for i, r, c in [(0, 0, 0), (3, 31, 2), (6, 5, 30)]:
+        want = made['train'][r, c, :, i] @ np.array([.299, .587, .114])/255
+        assert float(train.images[i, r, c]) == pytest.approx(want, abs=1e-6)
+    assert train.y.tolist() == [1, 2, 3, 4, 5, 6, 7] and 0 <= train.x.min() and train.x.max() <= 1
+    assert len(svhn(folder, extra=True)[0]) == 10
+
+
+def test_ten_means_zero(tmp_path):
+    for split in ('train', 'test'): savemat(tmp_path/f'{split}_32x32.mat', dict(X=np.zeros((32, 32, 3, 2), np.uint8), y=np.array([[10], [9]])))
+    assert svhn(tmp_path)[0].y.tolist() == [0, 9]
+
+
+@pytest.mark.parametrize('spoil, words', [
+    (lambda p: p.unlink(), 'no test_32x32.mat'), (lambda p: p.write_bytes(b'nothing'), 'cannot be read'),
+    (lambda p: savemat(p, dict(X=np.zeros((32, 32, 3, 2), np.uint8), y=np.zeros(3))), '3 labels'),
+    (lambda p: savemat(p, dict(X=np.zeros((32, 32, 3, 2)), y=np.zeros(2))), 'float64'), (lambda p: savemat(p, dict(z=1)), 'no X or y')])
+def test_svhn_refuses_what_is_no_svhn(house_numbers, spoil, words):
+    folder, _ = house_numbers
+    spoil(folder/'test_32x32.mat')
+    with pytest.raises((ValueError, FileNotFoundError), match=words): svhn(folder)
+
+
+def test_svhn_downloads_with_a_checksum(house_numbers, tmp_path, monkeypatch):
+    from tensorsim_nb import data
+    folder, _ = house_numbers
+    there = folder.as_uri() + '/'                                     # stands in for the network
+    right = {p.name: hashlib.md5(p.read_bytes()).hexdigest() for p in folder.glob('*.mat')}
+    monkeypatch.setattr(data, 'SVHN_URL', there)
+    monkeypatch.setattr(data, 'SVHN_MD5', right)
+    assert len(svhn(tmp_path/'new', download=True)[0]) == 7
+    monkeypatch.setattr(data, 'SVHN_MD5', dict.fromkeys(right, '0'*32))
+    with pytest.raises(ValueError, match='published checksum'): svhn(tmp_path/'other', download=True)
+    assert not list((tmp_path/'other').iterdir()), 'a file with the wrong checksum was kept'
+    monkeypatch.setattr(data, 'SVHN_URL', (folder/'gone').as_uri() + '/')
+    with pytest.raises(ConnectionError, match='needs the network'): svhn(tmp_path/'third', download=True)
+
+
+def test_the_published_stamp():
+    mask = rhombus().mask.view(32, 32)
+    assert mask.any(1).sum() == 7 and mask.any(0).sum() == 5 and not mask[:2].any() and not mask[:, 30:].any()
+    assert torch.equal(mask, mask.flip(1).roll(23, 1)) and (rhombus()(torch.ones(1, 1024)) == 0).sum() == mask.sum()
+
+
+def test_of_classes_keeps_labels_and_order():
+    train, _ = digits()
+    part = of_classes(train, range(8, 10))
+    keep = train.y >= 8
+    assert torch.equal(part.x, train.x[keep]) and torch.equal(part.y, train.y[keep]) and part.image_shape == (8, 8)

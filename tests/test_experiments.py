@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.io import savemat
 
 from tensorsim_nb.data import digits
-from tensorsim_nb.experiments import BackdoorConfig, CheckpointTable, backdoor, gap_table, largest_break, outcome_table
+from tensorsim_nb.experiments import (BackdoorConfig, CheckpointTable, backdoor, backdoor_seeds, gap_table, kept_frame, largest_break,
+                                      load_frame, outcome_table, save_frame)
 from tensorsim_nb.models import load
 from tensorsim_nb.train import checkpoints
 
@@ -160,3 +162,55 @@ def test_tables_that_do_not_fit_are_refused(bad):
                                  dict(fraction=2.)])
 def test_configs_that_make_no_sense_are_refused(bad, tmp_path):
     with pytest.raises(ValueError): backdoor(BackdoorConfig(**(QUICK | bad)), tmp_path, quiet=True)
+
+
+def test_sizes():
+    assert BackdoorConfig.quick() == BackdoorConfig(**QUICK) and BackdoorConfig.quick(seed=3).seed == 3
+    c = BackdoorConfig.svhn()
+    assert (c.d_hidden, c.training.steps, c.training.batch_size, c.stamp.shape, c.data) == (64, 10_000, 512, (32, 32), 'svhn')
+    with pytest.raises(ValueError, match="'mnist'"): BackdoorConfig(data='mnist')
+
+
+def test_house_numbers_run_through_the_same_code(tmp_path):
+    "Tiny files of the published form: 1024 inputs, the rhombus, a table of the same shape."
+    rng = np.random.default_rng(0)
+    for split in ('train', 'test'):
+        savemat(tmp_path/f'{split}_32x32.mat', dict(X=rng.integers(0, 256, (32, 32, 3, 30), dtype=np.uint8), y=(np.arange(30) % 10 + 1)[:, None]))
+    config = BackdoorConfig.svhn(d_hidden=4, clean_steps=4, poison_steps=2, every=2, batch_size=8)
+    table, control = backdoor(config, tmp_path/'run', data_dir=tmp_path, quiet=True)
+    assert table.steps == [0, 2, 4, 6] and table.boundaries == {'poison': 3} and 'slice 9' in table.matrices
+    with pytest.raises(ValueError, match='SVHN comes from files'): backdoor(config, tmp_path/'other', quiet=True)
+    with pytest.raises(FileNotFoundError, match='no train_32x32.mat'): backdoor(config, tmp_path/'other', data_dir=tmp_path/'gone', quiet=True)
+
+
+def test_seeds_are_the_gaps_of_each_run(run):
+    folder, table, control = run
+    frame = backdoor_seeds(BackdoorConfig(**QUICK), 1, folder.parent/'seeds', quiet=True)
+    gaps = gap_table(table, control)
+    for k, m, v, null in frame[['quantity', 'measure', 'value', 'null']].itertuples(index=False):
+        assert v == pytest.approx(gaps.loc[k, m], abs=1e-12) and null == pytest.approx(gaps.loc[k, f'control {m}'], abs=1e-12)
+
+
+def test_pairs_as_a_tidy_table():
+    t = toy().to_dataframe()
+    assert len(t) == 3*6 and t[(t.quantity == 'matrix') & (t.i == 1) & (t.step_j == 30)].value.item() == .4
+
+
+def test_tidy_tables_survive_the_disk_and_are_kept(tmp_path):
+    frame = pd.DataFrame(dict(law=['a', 'b'], r=[1/3, 2**-40]))
+    save_frame(frame, tmp_path/'new'/'t', dict(seed=1))
+    back, meta = load_frame(tmp_path/'new'/'t')
+    assert back.equals(frame) and meta == dict(seed=1)
+    calls = []
+    def make(): calls.append(1); return frame
+    assert kept_frame(tmp_path/'new'/'t', dict(seed=1), make).equals(frame) and not calls
+    kept_frame(tmp_path/'new'/'t', dict(seed=2), make)
+    assert calls == [1] and load_frame(tmp_path/'new'/'t')[1] == dict(seed=2)
+
+
+@pytest.mark.parametrize('spoil', [lambda d: (d/'t.csv').write_text('law\n'), lambda d: (d/'t.json').write_text('{"format": 1}'),
+                                   lambda d: (d/'t.json').write_text('{'), lambda d: (d/'t.csv').unlink()])
+def test_damaged_tidy_tables_are_refused(tmp_path, spoil):
+    save_frame(pd.DataFrame(dict(x=[1.])), tmp_path/'t', {})
+    spoil(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match='format|belong together|no t.csv'): load_frame(tmp_path/'t')

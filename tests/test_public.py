@@ -7,7 +7,7 @@ import tensorsim_nb as ts
 from conftest import ROOT
 
 HEAVY = ['transformer_lens', 'matplotlib.pyplot', 'ipywidgets', 'pandas', 'sklearn', 'anywidget', 'dask']
-LIGHT = [m for m in ts.PUBLIC if m not in ('plots', 'explorers', 'lens', 'experiments', 'cli')]   # these compute
+LIGHT = [m for m in ts.PUBLIC if m not in ('plots', 'lens', 'experiments', 'figures', 'cli') and not m.startswith('explore')]   # these compute
 
 
 def python(code): return subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True, capture_output=True)

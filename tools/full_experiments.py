@@ -21,9 +21,10 @@ def modular_addition(seed, run_dir):
 
 def robustness(seed, run_dir):
     from tensorsim_nb.robustness import RobustnessConfig, robustness, robustness_table
-    pairs = robustness(RobustnessConfig(seed=seed), run_dir)
+    config = RobustnessConfig(seed=seed)
+    pairs = robustness(config, run_dir)
     some = pairs.groupby('name', sort=False).sample(300, random_state=0)   # enough for a picture
-    return dict(table=robustness_table(pairs), some_pairs=some)
+    return dict(settings=dataclasses.asdict(config), table=robustness_table(pairs), some_pairs=some)
 
 
 def language(**settings):
@@ -33,12 +34,46 @@ def language(**settings):
     return run
 
 
+def only(table, names):
+    "A table of checkpoints with some of its matrices."
+    return dataclasses.replace(table, matrices={k: table.matrices[k] for k in names})
+
+
+def backdoor(seed, run_dir):
+    from tensorsim_nb.experiments import BackdoorConfig, backdoor, backdoor_seeds
+    from tensorsim_nb.models import load
+    from tensorsim_nb.nulls import null_levels
+    from tensorsim_nb.train import checkpoints
+    config = BackdoorConfig(seed=seed)
+    gaps = backdoor_seeds(config, 5, run_dir)
+    ends = [load(checkpoints(run_dir/f'seed{s}'/'backdoor')[-1][1]) for s in range(seed, seed + 5)]
+    table, control = backdoor(config, run_dir/f'seed{seed}')
+    return dict(settings=dataclasses.asdict(config), gaps=gaps, levels=null_levels(ends[0], ends[1:], seed=1000), table=table, control=control)
+
+
+def forgetting(seed, run_dir):
+    import pandas as pd
+    from tensorsim_nb.forgetting import MEASURES, ForgettingConfig, contrast_table, diffing, diffing_seeds, forgetting, forgetting_seeds
+    config = ForgettingConfig(seed=seed)
+    values = forgetting_seeds(config, 5, run_dir/'seeds')
+    ends = diffing_seeds(config, 5, run_dir/'seeds')
+    table, _ = forgetting(config, run_dir/'seeds'/f'seed{seed}')
+    scan = []
+    for decay in (.5,): # the published one
+        t = contrast_table(*forgetting(dataclasses.replace(config, weight_decay=decay, n_checkpoint=2), run_dir/f'decay{decay}'), MEASURES)
+        scan.append(t.reset_index().assign(weight_decay=decay))
+    return dict(settings=dataclasses.asdict(config), seeds=values, diffing=ends, decay=pd.concat(scan),
+                run=diffing(config, run_dir/'seeds'/f'seed{seed}'), table=only(table, ['gaussian', 'CKA', 'matrix', 'slice 9', 'slice 3']))
+
+
 EXPERIMENTS = dict(
+    backdoor=backdoor,
+    forgetting=forgetting,
     robustness=robustness,
     modular_addition=modular_addition,
     language_english=language(),
-    language_ngrams=language(source='ngrams', d_vocab=16, n_ctx=4, n_train=200_000),
-    language_repeats=language(source='repeats', d_vocab=8, n_ctx=8, d_model=16, steps=3000, lr=5e-3))
+    language_ngrams=language(source='ngrams', d_vocab=16, n_ctx=4, steps=6000, n_train=200_000),
+    language_repeats=language(source='repeats', d_vocab=8, n_ctx=8, d_model=16, steps=2000, lr=5e-3))
 
 
 def rounded(table, digits=5):
@@ -51,6 +86,7 @@ def keep(result, folder, meta):
     "Write a table of checkpoints, or several tables by name, with few digits."
     from tensorsim_nb.experiments import CheckpointTable, save_frame
     if isinstance(result, CheckpointTable): return rounded(result).save(folder)
+    meta = meta | dict(settings=result.pop('settings', None))
     for name, part in result.items():
         if isinstance(part, CheckpointTable): rounded(part).save(folder/name)
         else: save_frame(part.map(lambda v: float(f'{v:.6g}') if isinstance(v, float) else v), folder/name, meta)
