@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .core import message
+from .jobs import crew, share
 from .laws import Gaussian
 from .tensors import Scaled, magnitude, shift, symmetrise
 
@@ -327,7 +328,7 @@ def cubic(
     return (YY*N).sum() + crossed.sum()
 
 # %% ../nbs/api/12_hermite.ipynb #73575cfb
-ROWS = 16 # Hidden units in one block of rows
+ROWS = 64 # Hidden units in one block of rows
 
 def split_legs(
     p:Tensor, # (h1, d) legs of `a`, through the covariance
@@ -355,14 +356,15 @@ def split_quartic(
     for rows, tail in blocks:
         n, own = rows.stop - rows.start, slice(2*rows.start, 2*rows.stop)
         Z, T = (X[own].flatten(0, 1) @ tail.T for X in (P, R))
-        (uu, uv), (vu, vv) = ((y.unbind(2)) for y in (Z*T).view(2, n, len(La), 2, len(tail)//2))
-        bracket, w = uu + vv - uv - vu, W(rows)
+        u, v = (Z*T).view(2, n, len(La), 2, len(tail)//2)
+        bracket, w = u - v, W(rows)
+        bracket = bracket[:, :, 0] - bracket[:, :, 1] # uu - vu - uv + vv
         w[..., :n] *= .5 # the own columns are there twice
         total = total + 2*torch.dot(w.flatten(), bracket.flatten())
     return total
 
 # %% ../nbs/api/12_hermite.ipynb #b3e75210
-CHUNK = 1 << 25 # Bytes of one chunk: larger ones leave the cache and are slower
+CHUNK = 1 << 24 # Bytes of one chunk: larger ones leave the cache and are slower
 
 def quartic(
     a:HermiteParts, # Model whose side is expanded in legs
@@ -375,14 +377,17 @@ def quartic(
     "Sum `split_quartic` over chunks of hidden units; with gradients, chunks are recomputed instead of kept."
     h, d = len(p), p.shape[1]
     each = 4*h*d + 4*d*d + 2*len(b.p)*d + 12*ROWS*h
-    step = max(1, int(min(max_memory, CHUNK)/p.element_size()/each))
     legs, blocks = split_legs(p, q)
     again = torch.is_grad_enabled() and any(x.requires_grad for x in (p, q, a.La, a.Rh, a.V, b.p, b.q, b.La, b.Rh, b.V))
-    total = 0
-    for units in torch.arange(b.V.shape[1], device=p.device).split(step):
-        args = (legs, blocks, lambda rows, units=units: Wa(units, rows), b.p, b.q, b.La[units], b.Rh[units])
-        total = total + (checkpoint(split_quartic, *args, use_reentrant=False) if again else split_quartic(*args))
-    return 4*total
+    def some(units):
+        args = (legs, blocks, lambda rows: Wa(units, rows), b.p, b.q, b.La[units], b.Rh[units])
+        return checkpoint(split_quartic, *args, use_reentrant=False) if again else split_quartic(*args)
+    totals = []
+    with crew(p) as n:
+        step = max(1, int(min(max_memory/n, CHUNK)/p.element_size()/each))
+        chunks = torch.arange(b.V.shape[1], device=p.device).split(step)
+        share(some, [(units,) for units in chunks], lambda job, total: totals.append(total), n)
+    return 4*sum(totals)
 
 # %% ../nbs/api/12_hermite.ipynb #cddcdeef
 def split_flops(

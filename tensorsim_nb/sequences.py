@@ -8,9 +8,7 @@ __all__ = ['TILE', 'FEW', 'INDEPENDENT', 'RECENT', 'Route', 'Ready', 'Stream', '
            'schedule', 'sequence_inner']
 
 # %% ../nbs/api/16_sequences.ipynb #8a6c0531
-import copy, hashlib, math, threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import copy, hashlib, math
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .core import message
+from .jobs import crew, share
 from .joinings import Joined, Side, side_mean, side_slope
 from .layers import Leg, Term, rotate
 from .laws import Law
@@ -296,35 +295,6 @@ def _gather(tables, i, j) -> Tensor: # the same, every pair: (1, i, j, legs, leg
             if tables[p][q].numel(): X[:, :, p::2, :, q::2] = tables[p][q][at[0][p][:, None], at[1][q]]
     return X.flatten(4).flatten(2, 3)[None]
 
-# %% ../nbs/api/16_sequences.ipynb #b93476e6
-_LENT = threading.local() # threads that this thread has lent to a crew
-
-@contextmanager
-def _crew(like:Tensor): # -> how many Python threads may share the work
-    "Lend the cores that one operation would use to whole tiles instead; gradients, inference mode and other devices are left alone."
-    threads, lent = torch.get_num_threads(), getattr(_LENT, 'threads', 0)
-    if lent or threads == 1 or like.device.type != 'cpu' or torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-        yield lent or 1
-        return
-    torch.set_num_threads(1)
-    _LENT.threads = threads
-    try: yield threads
-    finally:
-        _LENT.threads = 0
-        torch.set_num_threads(threads)
-
-def _share(work, jobs:list, add, crew:int):
-    "`add(job, work(*job[:2]))` for every job; `crew` threads work, one adds, in the order of the jobs."
-    def put(job, M):
-        if M is not None: add(job, M)
-    if min(crew, len(jobs)) < 2:
-        for job in jobs: put(job, work(*job[:2]))
-        return
-    def alone(): torch.set_num_threads(1), torch.set_grad_enabled(False)
-    with ThreadPoolExecutor(min(crew, len(jobs)), initializer=alone) as pool:
-        for some in (jobs[k:k + 4*crew] for k in range(0, len(jobs), 4*crew)): # bounded: few results wait
-            for job, M in zip(some, pool.map(lambda job: work(*job[:2]), some)): put(job, M)
-
 # %% ../nbs/api/16_sequences.ipynb #ebae1b11
 TILE = 200_000_000 # bytes of work that a tile may use
 FEW = 1024 # up to so many pairs, those that count are listed one by one
@@ -351,9 +321,9 @@ def route_covariance(
     "Covariance of two routes' outputs, or its trace against a metric."
     if C.ndim == 3 and len(a.q) >= INDEPENDENT and a.open and b.open and a.n in (1, 2) and b.n in (1, 2):
         return independent_covariance(a, b, C, metric=metric, max_memory=max_memory)
-    with _crew(C) as crew: return _route_covariance(a, b, C, metric, min(TILE, max_memory//8//crew), max_memory//4, crew)
+    with crew(C) as n: return _route_covariance(a, b, C, metric, min(TILE, max_memory//8//n), max_memory//4, n)
 
-def _route_covariance(a:Route, b:Route, C:Tensor, metric, limit:int, room:int, crew:int) -> Tensor:
+def _route_covariance(a:Route, b:Route, C:Tensor, metric, limit:int, room:int, n_crew:int) -> Tensor:
     ia, ib = a.index(), b.index()
     trace, (ha, hb), (wa, wb) = metric is not None, (len(a.q)*a.heads, len(b.q)*b.heads), (a.out.shape[2], b.out.shape[2])
     if trace: total, G = a.q.new_zeros(()), torch.einsum('hoe,op,gpf->hgef', a.out, metric, b.out)
@@ -382,10 +352,10 @@ def _route_covariance(a:Route, b:Route, C:Tensor, metric, limit:int, room:int, c
             M = M.expand(len(i), len(j), wa, wb)
             _scatter(total, M, ia[0][i], ib[0][j])
             if twice: _scatter(total, M.transpose(0, 1).mT, ib[0][j], ia[0][i])
-    _share(covariance, _few_jobs(a, b, ia, ib, trace, C, limit, crew) if few else _many_jobs(a, b, ia, ib, trace, C, limit), add, crew)
+    share(lambda ia, ib, *_: covariance(ia, ib), _few_jobs(a, b, ia, ib, trace, C, limit, n_crew) if few else _many_jobs(a, b, ia, ib, trace, C, limit), add, n_crew)
     return total if trace else _read(total, a.out, b.out, len(a.q))
 
-def _few_jobs(a:Route, b:Route, ia, ib, trace:bool, C:Tensor, limit:int, crew:int) -> list: # (terms of a, terms of b, counted twice?), each pair of equal routes once
+def _few_jobs(a:Route, b:Route, ia, ib, trace:bool, C:Tensor, limit:int, n_crew:int) -> list: # (terms of a, terms of b, counted twice?), each pair of equal routes once
     "Pairs one by one: for a trace those of one query, where positions are independent those that share one."
     at = lambda r: torch.stack([r.query, r.key], 1).repeat_interleave(r.heads, 0)
     x, y = at(a)[:, None], at(b)[None]
@@ -393,7 +363,7 @@ def _few_jobs(a:Route, b:Route, ia, ib, trace:bool, C:Tensor, limit:int, crew:in
     elif C.ndim == 3: wanted = (x[..., :, None] == y[..., None, :]).flatten(2).any(-1)
     else: wanted = torch.ones(x.shape[0], y.shape[1], dtype=torch.bool, device=x.device)
     i, j = (wanted.triu() if a is b else wanted).nonzero().T
-    number = max(-(-len(i)//_pair_number(a, b, C.dtype, limit)), min(crew, len(i)//32), 1)
+    number = max(-(-len(i)//_pair_number(a, b, C.dtype, limit)), min(n_crew, len(i)//32), 1)
     return [(x, y, (x < y) & (a is b)) for x, y in zip(i.chunk(number), j.chunk(number))] if len(i) else []
 
 def _many_jobs(a:Route, b:Route, ia, ib, trace:bool, C:Tensor, limit:int) -> list: # the same, all pairs of a set with a set
@@ -609,9 +579,9 @@ def independent_covariance(
     max_memory:int=2_000_000_000, # Bytes
 ) -> Tensor: # (n, out_a, n, out_b), or a number
     "What `route_covariance` gives, by sums over shared positions."
-    with _crew(C) as crew: return _independent_covariance(a, b, C, metric, min(TILE//4, max_memory//8//crew), crew)
+    with crew(C) as n: return _independent_covariance(a, b, C, metric, min(TILE//4, max_memory//8//n), n)
 
-def _independent_covariance(a:Route, b:Route, C:Tensor, metric, limit:int, crew:int) -> Tensor:
+def _independent_covariance(a:Route, b:Route, C:Tensor, metric, limit:int, n_crew:int) -> Tensor:
     n, trace = len(a.q), metric is not None
     C = C.expand(n, -1, -1)
     total = C.new_zeros(()) if trace else C.new_zeros(n, a.out.shape[1], n, b.out.shape[1])
@@ -621,7 +591,7 @@ def _independent_covariance(a:Route, b:Route, C:Tensor, metric, limit:int, crew:
         if job[2] is not None: total = total + (2*M if trace and job[2] else M + _flip(M) if job[2] else M)
         elif trace: total = total + (M[2]*G).sum()
         else: total.permute(0, 2, 1, 3).index_put_(M[:2], torch.einsum('hoe,phgei,gri->por', a.out, M[2], b.out), accumulate=True)
-    _share(lambda f, args: f(*args), _piece_jobs(a, b, C, metric, limit) + _met_jobs(a, b, C, trace, limit), add, crew)
+    share(lambda f, args, *_: f(*args), _piece_jobs(a, b, C, metric, limit) + _met_jobs(a, b, C, trace, limit), add, n_crew)
     return total
 
 def _piece_jobs(a:Route, b:Route, C:Tensor, metric, limit:int) -> list: # (function, its arguments, is there a mirror image?)
@@ -887,7 +857,7 @@ def sequence_inner(
     max_memory:int=2_000_000_000, # Bytes that the work may use
 ) -> Scaled: # Sum over positions of E[f(x)·g(x)], by closure
     "Inner product of two propagated sequence models, by closure."
-    with _crew(a.variance): return _sequence_inner(a, b, max_memory)
+    with crew(a.variance): return _sequence_inner(a, b, max_memory)
 
 def _sequence_inner(a:SequenceMoments, b:SequenceMoments, max_memory:int) -> Scaled:
     like = a.variance
