@@ -328,7 +328,7 @@ def cubic(
     return (YY*N).sum() + crossed.sum()
 
 # %% ../nbs/api/12_hermite.ipynb #73575cfb
-ROWS = 64 # Hidden units in one block of rows
+ROWS = 32 # Hidden units in one block of rows
 
 def split_legs(
     p:Tensor, # (h1, d) legs of `a`, through the covariance
