@@ -4,7 +4,7 @@ python benchmarks/attention.py                     the five sizes
 python benchmarks/attention.py --growth out.png    growth with context, depth, width of a head and heads, against the count
 Wall time depends on who else uses the cores; processor time and the count do not (much). Give --threads 1 on a shared machine.
 """
-import argparse, math, resource, statistics, time
+import argparse, math, os, resource, statistics, time
 
 import torch
 
@@ -66,15 +66,24 @@ def sampling(a, b, goal=1e-3, n=2048):
     e = similarity(a, b, method='sample', n=n)
     return (time.perf_counter() - s)*(e.stderr/goal)**2
 
+def peak(n=1024, runs=4) -> float:
+    "Operations a second of a large matrix product, in processor time, so that threads count once each."
+    x = torch.randn(n, n, dtype=torch.float64)
+    x @ x
+    s = time.process_time()
+    for _ in range(runs): x @ x
+    return 2*runs*n**3/(time.process_time() - s)
+
 def sizes(names, runs):
-    print(f"threads {torch.get_num_threads()}; work: 2 x (aa, ab, bb) with the self products at half; cold: nothing remembered; warm: self moments remembered; sampling: to a standard error of .001")
-    print(f"{'size':9s} {'(vocab, d, heads, ctx, layers, bias)':38s} {'cosine':>10s} {'cold s':>8s} {'cpu':>8s} {'warm s':>8s} {'cpu':>8s} {'goal':>6s} {'Gflop':>8s} {'GF/s cpu':>8s} {'MB':>6s} {'sampling s':>10s}")
+    print(f"threads {torch.get_num_threads()}, load {os.getloadavg()[0]:.1f}; cold: nothing remembered; warm: self moments remembered (median wall, least processor time of {runs} runs)")
+    print("Gflop: counted work of the warm run, one product between the two models; peak: a product of two 1024 x 1024 matrices in the same run; bound: Gflop at that peak on one core; sampling: plain, to a standard error of .001")
+    print(f"{'size':9s} {'(vocab, d, heads, ctx, layers, bias)':38s} {'cosine':>10s} {'cold s':>8s} {'cpu':>8s} {'warm s':>8s} {'cpu':>8s} {'goal':>6s} {'Gflop':>8s} {'GF/s cpu':>8s} {'peak':>6s} {'bound s':>8s} {'MB':>6s} {'sampling s':>10s}")
     for name in names:
         size, goal = SIZES[name]
         a, b, value, cold, cpu, warm, warm_cpu = measure(size, runs)
-        work = 2*counted(*size)/1e9
+        work, top = counted(*size)/1e9, peak()/1e9
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024
-        print(f"{name:9s} {str(size):38s} {value:10.6f} {cold:8.3f} {cpu:8.3f} {warm:8.3f} {warm_cpu:8.3f} {goal or '':>6} {work:8.2f} {work/cpu:8.1f} {memory:6d} {sampling(a, b):10.1f}", flush=True)
+        print(f"{name:9s} {str(size):38s} {value:10.6f} {cold:8.3f} {cpu:8.3f} {warm:8.3f} {warm_cpu:8.3f} {goal or '':>6} {work:8.2f} {work/warm_cpu:8.1f} {top:6.1f} {work/top:8.3f} {memory:6d} {sampling(a, b):10.1f}", flush=True)
 
 def growth(path, runs):
     import matplotlib
@@ -87,9 +96,9 @@ def growth(path, runs):
     fig, axes = plt.subplots(1, len(sweeps), figsize=(4*len(sweeps), 3.4), layout='constrained')
     for ax, (name, models) in zip(axes, sweeps.items()):
         xs = [m[axis[name]]//(m['h'] if name == 'width of a head' else 1) for m in models]
-        got = [measure(tuple(m.values()), runs)[4] for m in models]
-        want = [2*counted(*m.values())/1e9 for m in models]
-        print(name, *(f"{x}: {t:.2f} s, {w:.2f} Gflop;" for x, t, w in zip(xs, got, want)), flush=True)
+        got = [measure(tuple(m.values()), runs)[6] for m in models]
+        want = [counted(*m.values())/1e9 for m in models]
+        print(name, *(f"({x}, {t:.4f}, {w:.4f})," for x, t, w in zip(xs, got, want)), flush=True)
         ax.loglog(xs, got, 'o-', color='#0072B2', label='measured')
         ax.loglog(xs, [w*got[-1]/want[-1] for w in want], 's--', color='#D55E00', label='count, scaled to the last point')
         ax.set(title=f'Growth with {name}', xlabel=name, ylabel='processor time (s)')

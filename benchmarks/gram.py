@@ -6,7 +6,8 @@
 
 Every line is the median of rounds; each round measures the matrix product, `gram` and the loop side by side, because other work may share the machine.
 The loop computes three inner products a pair with the same kernel formula in plain torch, without any checks; a part of its pairs is timed and scaled up.
-`limit` is counted operations over the speed of a large matrix product, `of limit` how near `gram` comes to it.
+`limit` is counted operations of the chosen path over the speed of a large float64 product (2048, the fastest shape), `of limit` how near the whole call comes to it, checks
+and conversion of weights included; `of cpu` is the same by processor seconds, which other work on the machine disturbs less.
 """
 import argparse, os, statistics, subprocess, sys, time
 
@@ -19,18 +20,25 @@ from tensorsim_nb.models import transformer
 torch.set_grad_enabled(False)
 
 
-def seconds(f):
-    start = time.perf_counter()
+def both(f):
+    "Wall and processor seconds."
+    start, cpu = time.perf_counter(), time.process_time()
     f()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - cpu
+
+
+def seconds(f): return both(f)[0]
 
 
 def peak(n=2048, least=.6):
-    "Operations a second of a float64 matrix product, over a while."
+    "Operations of a float64 matrix product a wall second, and a processor second, over a while."
     a = torch.randn(n, n, dtype=torch.float64)
-    done, t = 0, seconds(lambda: a @ a)*0
-    while t < least: done, t = done + 1, t + seconds(lambda: a @ a)
-    return done*2*n**3/t
+    out, done, t, c = torch.empty_like(a), 0, 0., 0.
+    torch.mm(a, a, out=out)
+    while t < least:
+        u, v = both(lambda: torch.mm(a, a, out=out))
+        done, t, c = done + 1, t + u, c + v
+    return done*2*n**3/t, done*2*n**3/c
 
 
 def checkpoints(n, d, h, o, seed=0):
@@ -66,12 +74,13 @@ def agreement(models):
 def one_layer(n, d, h, o, rounds):
     models, found = checkpoints(n, d, h, o), []
     for _ in range(rounds):
-        p, holder = peak(), []
-        t = seconds(lambda: holder.append(gram(models, progress=False)))
-        plan, p = holder[0].plan, (p + peak())/2
-        found.append((t, loop(models)/t, plan.flops[plan.path]/p, plan.flops[plan.path]/p/t, p))
-    t, ratio, limit, share, p = (statistics.median(x) for x in zip(*found))
-    print(f'{f"({n}, {d}, {h}, {o})":24}{plan.path:10}{t:8.2f} s{ratio:9.1f}x{limit:8.2f} s{share:9.0%}{p/1e9:10.0f} GF/s{agreement(models):12.1e}', flush=True)
+        before, holder = peak(), []
+        t, c = both(lambda: holder.append(gram(models, progress=False)))
+        plan, (p, q) = holder[0].plan, ((x + y)/2 for x, y in zip(before, peak()))
+        flops = plan.flops[plan.path]
+        found.append((t, loop(models)/t, flops/p, flops/p/t, flops/q/c, p))
+    t, ratio, limit, share, share_cpu, p = (statistics.median(x) for x in zip(*found))
+    print(f'{f"({n}, {d}, {h}, {o})":24}{plan.path:10}{t:8.2f} s{ratio:9.1f}x{limit:8.2f} s{share:9.0%}{share_cpu:8.0%}{p/1e9:9.0f} GF/s{agreement(models):12.1e}', flush=True)
     return t
 
 
@@ -105,22 +114,33 @@ def growth(d, h, o, sizes):
         before = t
 
 
+def products_of(f):
+    "Operations of the matrix products that `f` calls, counted by torch."
+    from torch.utils.flop_counter import FlopCounterMode
+    with FlopCounterMode(display=False) as count: f()
+    return count.get_total_flops()
+
+
 def deep(n, full):
     torch.manual_seed(0)
     models = [transformer(32, 16, 2, 4, 2) for _ in range(n)]
-    t = seconds(lambda: gram(models, method='sample', n=8192, progress=False))
-    pair = statistics.median(seconds(lambda: ts.similarity(models[0], models[1], method='sample', n=8192)) for _ in range(3))
-    print(f'sample, 8192 draws: {t:.1f} s for {n} models; the pairwise loop would take {pair*n*(n - 1)/2:.0f} s ({pair*n*(n - 1)/2/t:.0f}x)', flush=True)
-    few = models if full else models[:12]
-    pairs = len(few)*(len(few) + 1)/2
-    t = seconds(lambda: gram(few, method='closure', progress=False))
-    pair = statistics.median(seconds(lambda: ts.similarity(few[0], few[1], method='closure')) for _ in range(3))
-    print(f'closure: {t:.1f} s for {len(few)} models, {t/pairs*1e3:.0f} ms a pair; the pairwise loop takes {pair*1e3:.0f} ms a pair ({pair*len(few)*(len(few) - 1)/2/t:.1f}x)', flush=True)
+    ts.similarity(*models[:2], method='sample', n=1024)
+    def line(name, few, loops, **options):
+        flops = products_of(lambda: gram(few, progress=False, **options))
+        before = peak()
+        t, c = both(lambda: gram(few, progress=False, **options))
+        p, q = ((x + y)/2 for x, y in zip(before, peak()))
+        pair = statistics.median(seconds(lambda: ts.similarity(models[0], models[1], **options)) for _ in range(loops))
+        whole = pair*len(few)*(len(few) - 1)/2
+        print(f'{name}: {t:.1f} s ({c:.1f} s processor) for {len(few)} models; the pairwise loop {whole:.0f} s ({whole/t:.1f}x); '
+              f'{flops/1e9:.2f} GF of matrix products, {flops/p/t:.0%} of their peak ({flops/q/c:.0%} by processor time)', flush=True)
+    line('sample, 8192 draws', models, 3, method='sample', n=8192)
+    line('closure', models if full else models[:12], 3, method='closure')
 
 
 def main(full):
     print(f'torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n')
-    print(f'{"(N, d, hidden, out)":24}{"path":10}{"gram":>10}{"loop":>10}{"limit":>10}{"of limit":>9}{"matmul":>15}{"difference":>12}')
+    print(f'{"(N, d, hidden, out)":24}{"path":10}{"gram":>10}{"loop":>10}{"limit":>10}{"of limit":>9}{"of cpu":>8}{"matmul":>14}{"difference":>12}')
     for size, rounds in (((41, 1024, 64, 10), 7), ((90, 226, 64, 113), 7), ((100, 784, 256, 10), 3), ((300, 784, 256, 10), 1)): one_layer(*size, rounds)
     print(f'\n{"peak memory, MiB":24}{"bound":>10}{"planned":>10}{"measured":>10}{"blocks":>9} path')
     for bound in (2**31, 2**30) if full else (2**31,): memory(300, 784, 256, 10, bound)

@@ -180,9 +180,14 @@ def api_entry(text, module, in_full, titles, labels):
     return re.sub(r'\n```\s*python\n.*?\n```\n', '\n', text, count=1, flags=re.S) if in_full(symbol) else text
 
 
-def minutes(nb) -> int:
+def opening(source:str) -> str:
+    "What a notebook's first cell says below its title and its one-line claim: nbdev's processors drop it."
+    return re.sub(r'\A\s*# .*\n*(?:>.*\n*)?(?:- [\w-]+:.*\n)*', '', source).strip()
+
+
+def minutes(nb, first='') -> int:
     "Reading time of a processed notebook."
-    words = sum(len(c.source.split()) for c in nb.cells if c.cell_type == 'markdown' and c.source)
+    words = len(first.split()) + sum(len(c.source.split()) for c in nb.cells if c.cell_type == 'markdown' and c.source)
     lines = sum(c.source.count('\n') + 1 for c in nb.cells if c.cell_type == 'code' and c.source)
     return max(1, round(words/WORDS_A_MINUTE + lines/LINES_A_MINUTE))
 
@@ -194,7 +199,7 @@ def picture_alt(marks, source):
     return f"Figure: {re.sub(r'{.*?}', '...', title[2])}" if title else "Figure, described in the text around it"
 
 
-def convert(nb, path):
+def convert(nb, path, first=''):
     "A processed notebook as a plain dict that MyST-NB reads."
     module = re.search(r'^\d+_(\w+)$', path.stem)[1] if path.parent.name == 'api' else ''
     shown = ''.join(c.source for c in nb.cells if c.cell_type == 'code' and 'Exported source' in c.source)
@@ -209,7 +214,7 @@ def convert(nb, path):
     def prose(text): add('markdown', outside_code(callouts(text), lambda t: relink(t, path)))
 
     lead = f"\n\n{{.lead}}\n{front['description']}" if front.get('description') else ''
-    prose(f"# {front.get('title', path.stem)}{lead}")
+    prose(f"# {front.get('title', path.stem)}{lead}" + (f'\n\n{first}' if first else ''))
     for c in nb.cells:
         if not c.get('source') or c.cell_type == 'raw' or 'WARNING: THIS FILE' in c.source: continue
         if c.cell_type == 'code' and landing:
@@ -311,9 +316,10 @@ def process_all(paths, config):
     for path in paths:
         name = path.relative_to(NBS).as_posix()
         nb = read_nb(EXECUTED/name)
+        first = opening(nb.cells[0].source)
         process(nb)
-        times[name] = minutes(nb)
-        pages[name], fronts[name], found = convert(nb, path)
+        times[name] = minutes(nb, first)
+        pages[name], fronts[name], found = convert(nb, path, first)
         anchors.update(found)
         if path.parent.name == 'api': homes[re.sub(r'^\d+_', '', path.stem)] = name
         if 'widgets' in pages[name]['metadata']: widget_pages.append(name.removesuffix('.ipynb'))

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['block_flops', 'circuits_inner', 'compare_heads']
 
-# %% ../nbs/api/61_compare_heads.ipynb #810df078
+# %% ../nbs/api/61_compare_heads.ipynb #4ca5b706
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .core import message
 from .heads import HeadTable
-from .laws import Gaussian, Law
+from .laws import Gaussian, Law, LowRank
 from .lens import HeadWeights, _end, read_heads, second_moment
 
-# %% ../nbs/api/61_compare_heads.ipynb #49287da8
+# %% ../nbs/api/61_compare_heads.ipynb #4be8ea84
 def block_flops(
     n_a:int, n_b:int, # Heads of either model
     d:int, # Width of the first model's stream
@@ -26,9 +26,11 @@ def block_flops(
 
 def _multiplied(A:Tensor, B:Tensor, C:Tensor, D:Tensor, memory:int) -> Tensor: # <A_a B_a, C_b D_b>
     "Some rows of every product at a time."
-    out = A.new_zeros(len(A), len(C))
+    out, same = A.new_zeros(len(A), len(C)), A is C and B is D
     rows = max(1, int(memory/A.element_size()/((len(A) + len(C))*B.shape[-1])))
-    for a, c in zip(A.split(rows, 1), C.split(rows, 1)): out += (a @ B).flatten(1) @ (c @ D).flatten(1).T
+    for a, c in zip(A.split(rows, 1), C.split(rows, 1)):
+        X = (a @ B).flatten(1)
+        out += X @ (X if same else (c @ D).flatten(1)).T
     return out
 
 def _factored(A:Tensor, B:Tensor, C:Tensor, D:Tensor, memory:int) -> Tensor: # sum of (A_a^T C_b) * (B_a D_b^T)
@@ -51,40 +53,50 @@ def circuits_inner(
     memory:int=1 << 28, # Bytes of working memory
 ) -> Float[Tensor, "heads heads_j"]: # tr(B_a^T A_a^T L C_b D_b R^T)
     "Inner products of all circuits of one model with all of another."
-    if left is not None: C = left @ C
-    if right is not None: D = D @ right.T
+    C, D = C if left is None else left @ C, D if right is None else D @ right.T
     out, inside = block_flops(len(A), len(C), A.shape[1], A.shape[2])
     return (_multiplied if path == 'multiplied' or path is None and out <= inside else _factored)(A, B, C, D, memory)
 
-# %% ../nbs/api/61_compare_heads.ipynb #f3cc1418
-def _ends(hs:'list[HeadWeights]', i:int, j:int, law:Law, full:bool, dtype) -> tuple: # second moment on the reading side, and worth of what is written
-    "The metrics of one pair of models; None is the identity."
-    if full:
-        (E, U), (F, V) = ((_end(h, 'E'), _end(h, 'U')) for h in (hs[i], hs[j]))
-        return second_moment(law, E, F, dtype=dtype), second_moment(Gaussian(), U.T, V.T, dtype=dtype)
-    eye = torch.eye(hs[i].V.shape[2], dtype=dtype)
-    return (None if isinstance(law, Gaussian) and law.mean is None and law.cov is None else second_moment(law, eye, dtype=dtype)), None
+# %% ../nbs/api/61_compare_heads.ipynb #22b74f0b
+def _moment(law:Law, E:'Tensor|None', F:'Tensor|None', d:int, dtype) -> 'Tensor|None': # None is the identity
+    "Second moment of what circuits read: embedded tokens, or the stream itself."
+    if E is not None: return second_moment(law, E, F, dtype=dtype)
+    plain = isinstance(law, Gaussian) and not isinstance(law, LowRank) and law.mean is None and law.cov is None
+    return None if plain else second_moment(law, torch.eye(d, dtype=dtype), dtype=dtype)
 
-def _scores_inner(a:HeadWeights, b:HeadWeights, S, offsets, dtype, memory:int) -> Tensor:
+def _ends(a:HeadWeights, b:HeadWeights, laws:tuple, full:bool, dtype) -> tuple: # of queries, of keys, and worth of what is written
+    "The metrics of one pair of models."
+    E, F = (_end(a, 'E'), _end(b, 'E')) if full else (None, None)
+    T = _moment(laws[1], E, F, a.V.shape[2], dtype)
+    S = T if laws[0] is laws[1] else _moment(laws[0], E, F, a.V.shape[2], dtype)
+    return S, T, second_moment(Gaussian(), _end(a, 'U').T, _end(b, 'U').T, dtype=dtype) if full else None
+
+def _centred(T:'Tensor|None', a:HeadWeights, b:HeadWeights, law:Law, full:bool, dtype) -> 'Tensor|None':
+    "Covariance of keys in the place of their second moment."
+    if law.mean is None: return T
+    m, n = ((law.mean.to(W) @ W).to(dtype) for W in (_end(a, 'E'), _end(b, 'E'))) if full else (law.mean.to(dtype),)*2
+    return T - torch.outer(m, n)
+
+def _scores_inner(a:HeadWeights, b:HeadWeights, S, T, offsets, dtype, memory:int) -> Tensor:
     "QK inner products: for each pair of scores, then their symmetrised product."
     flat = lambda x: x.to(dtype).flatten(0, 1)                                           # (heads, d_model, d_head)
     turned = lambda h, q, t: flat(q) if not t else flat(q) @ h.turn(t).to(dtype)
     def one(s, t): # mean over offsets
-        each = [circuits_inner(turned(a, a.Q[s], o), flat(a.K[s]).mT, turned(b, b.Q[t], o), flat(b.K[t]).mT, S, S, memory=memory) for o in offsets]
+        each = [circuits_inner(turned(a, a.Q[s], o), flat(a.K[s]).mT, turned(b, b.Q[t], o), flat(b.K[t]).mT, S, T, memory=memory) for o in offsets]
         return sum(each)/len(each)
     if len(a.Q) == 1: return one(0, 0)
     return (one(0, 0)*one(1, 1) + one(0, 1)*one(1, 0))/2
 
-def _block(hs, i:int, j:int, law, kinds, full, offsets, dtype, memory) -> dict: # kind -> (heads_i, heads_j)
+def _block(a:HeadWeights, b:HeadWeights, laws, kinds, full, centre_keys, offsets, dtype, memory) -> dict: # kind -> (heads_a, heads_b)
     "The numbers of one pair of models."
-    S, U = _ends(hs, i, j, law, full, dtype)
+    S, T, U = _ends(a, b, laws, full, dtype)
     flat = lambda x: x.to(dtype).flatten(0, 1)
     out = {}
-    if 'QK' in kinds: out['QK'] = _scores_inner(hs[i], hs[j], S, offsets, dtype, memory)
-    if 'OV' in kinds: out['OV'] = circuits_inner(flat(hs[i].V), flat(hs[i].O), flat(hs[j].V), flat(hs[j].O), S, U, memory=memory)
+    if 'QK' in kinds: out['QK'] = _scores_inner(a, b, S, _centred(T, a, b, laws[1], full, dtype) if centre_keys else T, offsets, dtype, memory)
+    if 'OV' in kinds: out['OV'] = circuits_inner(flat(a.V), flat(a.O), flat(b.V), flat(b.O), T, U, memory=memory)
     return out
 
-# %% ../nbs/api/61_compare_heads.ipynb #df0c20b8
+# %% ../nbs/api/61_compare_heads.ipynb #150d30ed
 def _check_heads(hs:'list[HeadWeights]', law, full:bool, offsets):
     "Raise a clear error unless the heads can be compared."
     if not isinstance(law, Law): raise TypeError(message("`law` is a law of inputs", type(law).__name__, "Try ts.Gaussian() or ts.Tokens(probs)."))
@@ -98,8 +110,10 @@ def compare_heads(
     models, # A model (TransformerLens, or a `Model` with attention), or a list of them
     law:Law=Gaussian(), # Law of the tokens; of the residual stream with full=False
     *,
+    key_law:'Law|None'=None, # Law of the keys, when it is another than that of the queries; it is also what OV circuits read
     kinds=('QK', 'OV'), # What to compare
     full:bool=True, # Full circuits, from tokens to tokens, or those of the residual stream?
+    centre_keys:bool=False, # Compare scores up to a constant for each query, which a softmax does not see?
     fold_ln:bool=True, # Fold normalisations into the weights?
     offsets=(0,), # With rotary positions: distances from key to query, equally likely
     labels:'list|None'=None, # Names of the models; a, b, c, ... when None
@@ -113,10 +127,13 @@ def compare_heads(
     names = [str(x) for x in labels] if labels is not None else [chr(97 + i) if len(models) <= 26 else str(i) for i in range(len(models))]
     if len(names) != len(models) or len(set(names)) < len(names): raise ValueError(message("Each model has a name of its own", f"{names} for {len(models)} models", "Give one different label for each."))
     hs = [read_heads(m, fold_ln=fold_ln) for m in models]
-    _check_heads(hs, law, full, offsets)
-    blocks = {(i, j): _block(hs, i, j, law, kinds, full, offsets, dtype, memory) for i in range(len(hs)) for j in range(i, len(hs))}
+    laws = (law, law if key_law is None else key_law)
+    for one in laws: _check_heads(hs, one, full, offsets)
+    blocks = {(i, j): _block(hs[i], hs[j], laws, kinds, full, centre_keys, offsets, dtype, memory) for i in range(len(hs)) for j in range(i, len(hs))}
     def table(kind): return torch.cat([torch.cat([blocks[i, j][kind] if i <= j else blocks[j, i][kind].T for j in range(len(hs))], 1) for i in range(len(hs))])
     inner = {kind: ((T := table(kind).double()) + T.T)/2 for kind in kinds}
     rows = [(m, l, k) for m, h in enumerate(hs) for l in range(h.n_layer) for k in range(h.n_head)]
     where = 'full circuits' if full else 'in the residual stream'
-    return HeadTable(rows, names, {k: v.cpu().numpy() for k, v in inner.items()}, f"{law}, {where}", f"offsets {list(offsets)}" if any(offsets) else '')
+    note = ', '.join([f"offsets {list(offsets)}"]*any(offsets) + ["keys centred"]*centre_keys)
+    said = f"{law}" if key_law is None else f"queries {law}, keys {key_law}"
+    return HeadTable(rows, names, {k: v.cpu().numpy() for k, v in inner.items()}, f"{said}, {where}", note)

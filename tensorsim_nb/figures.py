@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from .core import message
 from .plots import COLOURS, DASHES, check_boundaries, colour_range, new_figure, similarity_heatmap
 
-# %% ../nbs/api/52_figures.ipynb #37ee9e25
+# %% ../nbs/api/52_figures.ipynb #6309b2a2
 def _stage_ticks(ax, table, vertical:bool=False):
     "Names of the stages in the middle of their checkpoints."
     names, n = table.meta['stages'], len(table.steps)
@@ -33,9 +33,9 @@ def _aligned_curves(ax, table, quantities):
         c = table.curves[table.curves['quantity'] == q]
         ax.plot(np.interp(c['step'], table.steps, np.arange(len(table.steps))), c['value'], label=label, color=COLOURS[k % 7], ls=DASHES[k % 7], lw=1.4)
     for i in table.boundaries.values(): ax.axvline(i - .5, color='black', lw=.7, ls='--')
-    ax.set(xlim=(-.5, len(table.steps) - .5), ylim=(-.03, 1.03), ylabel='accuracy')
+    ax.set(xlim=(-.5, len(table.steps) - .5), ylim=(-.03, 1.22), ylabel='accuracy')
     ax.tick_params(labelsize=7, labelbottom=False)
-    ax.legend(fontsize=7, loc='lower right', frameon=False)
+    ax.legend(fontsize=7, loc='upper left', ncols=2, frameon=False, borderpad=.1)
     ax.grid(alpha=.25)
 
 # %% ../nbs/api/52_figures.ipynb #9d2a9fea

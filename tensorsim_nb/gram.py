@@ -214,17 +214,20 @@ def _load(
 
 Gram.save, Gram.load = _save, staticmethod(_load)
 
-# %% ../nbs/api/22_gram.ipynb #6133381e
+# %% ../nbs/api/22_gram.ipynb #88306624
 def checkpoint_files(
     folder, # A folder with checkpoints
+    foreign:bool=False, # Also .pt and .pth files, and safetensors of other programs?
 ) -> 'list[Path]': # In order of training step, else of name
     "The checkpoints of a folder; a run's own `state.safetensors` is left out."
     folder = Path(folder)
     if not folder.is_dir(): raise ValueError(message("`gram` reads a folder of checkpoints", f"{folder}, which is none", "Check the path."))
-    found = [p for p in folder.glob('*.safetensors') if p.name != 'state.safetensors' and not p.name.startswith('.')]
-    if not found: raise ValueError(message("`gram` reads a folder of checkpoints", f"no .safetensors files in {folder}", "Name the folder that holds them."))
+    kinds = ('.safetensors', '.pt', '.pth') if foreign else ('.safetensors',)
+    found = [p for p in folder.iterdir() if p.suffix in kinds and p.stem != 'state' and not p.name.startswith('.')]
+    if not found:
+        raise ValueError(message("`gram` reads a folder of checkpoints", f"no {' or '.join(kinds)} files in {folder}", "Name the folder that holds them." + ("" if foreign else " Files of other programs need a `mapping`.")))
     natural = lambda p: [(0, int(s), '') if s.isdecimal() else (1, 0, s) for s in re.split(r'(\d+)', p.stem) if s]
-    steps = {p: info(p).get('step') for p in found}
+    steps = {p: None if foreign else info(p).get('step') for p in found}
     try: return sorted(found, key=lambda p: (float(steps[p]), natural(p)))
     except (TypeError, ValueError): return sorted(found, key=natural)
 
@@ -256,19 +259,20 @@ def _skeleton(architecture:str) -> Model:
     with torch.device('meta'): m = _build(architecture)
     return m.to_empty(device='cpu') # memory that is never touched
 
-# %% ../nbs/api/22_gram.ipynb #353c1db3
+# %% ../nbs/api/22_gram.ipynb #2ad50050
 def _model_digest(m) -> str:
     "What a model is: coefficients, layers, weights."
     return digest([(c, [(type(layer).__qualname__, layer.config() if hasattr(layer, 'config') else repr(layer)) for layer in p], p.state_dict()) for c, p in parts(m)])
 
-def _sources(models, labels, hashed:bool) -> 'list[_Source]':
+def _sources(models, labels, hashed:bool, mapping=None) -> 'list[_Source]':
     "Models, paths or a folder as sources; contents are hashed when that is needed."
     if isinstance(models, nn.Module): raise TypeError(message("`gram` takes a list of models, or a folder", f"one {type(models).__name__}", "Write gram([a, b, ...])."))
-    models = checkpoint_files(models) if isinstance(models, (str, Path)) else list(models)
+    models = checkpoint_files(models, mapping is not None) if isinstance(models, (str, Path)) else list(models)
     if not models: raise ValueError(message("`gram` needs at least one model", "an empty list", "Give a list of models, or a folder."))
     labels = [Path(m).stem if isinstance(m, (str, Path)) else str(i) for i, m in enumerate(models)] if labels is None else [str(l) for l in labels]
     if len(labels) != len(models): raise ValueError(message("`gram` takes one label for each model", f"{len(labels)} labels and {len(models)} models", "Make them agree."))
     def source(name, m):
+        if isinstance(m, (str, Path)) and mapping is not None: return _object(name, load(m, mapping), hashed) # in memory, by what it computes
         if isinstance(m, (str, Path)):
             return _Source(file_digest(m), name=name, path=str(Path(m).resolve()), architecture=json.dumps(info(m)['architecture']))
         parts(m)
@@ -677,7 +681,7 @@ def gram_tensor(
     rows = [[products(a, b, law, grad=True, **options).ab.tensor() for b in models[:i + 1]] for i, a in enumerate(models)]
     return torch.stack([torch.stack([rows[max(i, j)][min(i, j)] for j in range(len(models))]) for i in range(len(models))])
 
-# %% ../nbs/api/22_gram.ipynb #6115eb88
+# %% ../nbs/api/22_gram.ipynb #8ab547b8
 def gram(
     models, # `Model`s or sums of them, checkpoint files, or a folder of files; all with the same inputs and outputs
     law=Gaussian(), # Law of the inputs
@@ -695,6 +699,7 @@ def gram(
     store=None, # A `Store` or its folder: finished blocks are kept there, and found again
     executor=None, # Any `concurrent.futures.Executor`; None computes in this process
     retries:int=2, # Times that a block is tried again when its worker dies
+    mapping=None, # For files of other programs: a dict of names or a function, as in `models.load`
     grad:bool=False, # Fill `.tensor`: inner products with their graph (models in memory, pair by pair)
     **options, # `n`, `seed`, `chunk`, `errors` for sampling; `max_nodes`; `max_flops`, `max_seconds` for 'auto'
 ): # -> `Gram`; the `Plan` with `plan=True`
@@ -705,7 +710,7 @@ def gram(
         plain = gram(models, law, method=method, labels=labels, dtype=dtype, device=device, max_memory=max_memory, path=path, progress=progress, **options)
         return replace(plain, tensor=gram_tensor(models, law, method=method, dtype=dtype, device=device, **options))
     if store is not None and not isinstance(store, Store): store = Store(store)
-    sources = _sources(models, labels, store is not None or executor is not None)
+    sources = _sources(models, labels, store is not None or executor is not None, mapping)
     run = partial(_gram, law=law, method=method, options=options, opts=dict(dtype=dtype, device=device), max_memory=max_memory, path=path, plan=plan,
                   progress=progress, store=store, executor=executor, retries=retries)
     got = run(sources, slices=slices)

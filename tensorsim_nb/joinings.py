@@ -33,7 +33,7 @@ class Side:
     def last(self) -> slice: # coordinates of the open leg
         return slice(2*self.width*self.n, None)
 
-# %% ../nbs/api/15_joinings.ipynb #0293d5fd
+# %% ../nbs/api/15_joinings.ipynb #1e59810f
 def _mm(F:Tensor, Z:Tensor) -> Tensor: # (group, a, b, rows, k) @ (group, a, b, k, n), axes of size 1 broadcast
     "Batched product; tall when `Z` belongs to one side."
     if Z.shape[2] == 1 and F.shape[2] > 1 and F.shape[1] == Z.shape[1]:
@@ -43,15 +43,16 @@ def _mm(F:Tensor, Z:Tensor) -> Tensor: # (group, a, b, rows, k) @ (group, a, b, 
         return (F.flatten(2, 3) @ Z[:, 0]).unflatten(2, F.shape[2:4]).transpose(1, 2)
     return F @ Z
 
-def _swap(F:Tensor, e:int, n:int, axis:int=-2) -> Tensor: # J F: exchange the two ends of each of n scores; an open leg stays
-    legs = F.shape[axis]//e if e else 0
-    if not legs: return F
-    order = torch.tensor([i ^ 1 if i < 2*n else i for i in range(legs)], device=F.device)
-    return F.unflatten(axis, (legs, e)).index_select(axis - 1, order).flatten(axis - 1, axis)
+def _swap(F:Tensor, e:int, n:int) -> Tensor: # J F: exchange the two ends of each of n scores; an open leg stays
+    if not n or not e: return F.contiguous()
+    out, ends = torch.empty(F.shape, dtype=F.dtype, device=F.device), slice(0, 2*n*e)
+    for x, y in ((0, 1), (1, 0)): out[..., ends, :].unflatten(-2, (n, 2, e))[..., x, :, :] = F[..., ends, :].unflatten(-2, (n, 2, e))[..., y, :, :]
+    out[..., 2*n*e:, :] = F[..., 2*n*e:, :]
+    return out
 
 def _plus(x, y): return y if x is None else x if y is None else x + y
 
-# %% ../nbs/api/15_joinings.ipynb #61998e1b
+# %% ../nbs/api/15_joinings.ipynb #c5cde993
 class Joined:
     "All joinings of the terms of `a` with the terms of `b`; scores are numbered, a's first."
     def __init__(self,
@@ -61,7 +62,7 @@ class Joined:
     ):
         self.a, self.b, self.X, self.n = a, b, cross, a.n + b.n
         self.C = [[_swap(a.cov, a.width, a.n)[:, :, None], _swap(cross, a.width, a.n)], # rows of the first side, swapped
-                  [_swap(cross, b.width, b.n, -1).mT.contiguous(), _swap(b.cov, b.width, b.n)[:, None]]]
+                  [_swap(cross.mT, b.width, b.n), _swap(b.cov, b.width, b.n)[:, None]]]
         self.ma, self.mb = (None if s.mean is None else s.mean.unsqueeze(d) for s, d in ((a, 2), (b, 1)))
         self.means = not (a.mean is None and b.mean is None)
         self.full = (1 << self.n) - 1

@@ -289,7 +289,7 @@ def roles_matrix(
     size = np.sqrt(G.diagonal())
     return G/size[:, None]/size
 
-# %% ../nbs/api/47_language.ipynb #5a782dd3
+# %% ../nbs/api/47_language.ipynb #2706f121
 @dataclass(frozen=True)
 class LanguageConfig:
     "Settings of the language-model experiment; the defaults are its full size."
@@ -327,7 +327,7 @@ class LanguageConfig:
     def training(self) -> TrainConfig: # The settings of the run
         return TrainConfig(self.steps, tuple(self.checkpoint_steps), self.batch_size, self.lr, self.weight_decay, 0., self.seed)
 
-def quick_language(**changes) -> LanguageConfig: # Settings for about half a minute on one core
+def quick_language(**changes) -> LanguageConfig: # Settings for under a minute on one core
     "A small run on known n-grams."
     return LanguageConfig(**(dict(source='ngrams', d_vocab=12, d_model=16, n_ctx=4, steps=1500, batch_size=256, lr=5e-3, n_checkpoints=10,
                                   n_draws=4096, n_test=500) | changes))
@@ -405,14 +405,14 @@ def _language_table(run:Run, source:Source, config:LanguageConfig) -> Checkpoint
     curves = pd.concat([run.curves, pd.DataFrame(shares + truth, columns=['step', 'quantity', 'value'])], ignore_index=True)
     return CheckpointTable([str(s) for s in steps], steps, _language_matrices(models, source, config), curves, {}, _language_meta(config))
 
-# %% ../nbs/api/47_language.ipynb #a8dfa6c2
+# %% ../nbs/api/47_language.ipynb #3cf6da95
 def language_model(config:LanguageConfig) -> Model: # Embedding, attention layers, head; no biases
     "The untrained model of a configuration."
     make = lambda: transformer(config.d_vocab, config.d_model, config.n_head, config.n_ctx, config.n_layer, scale=config.scale)
     return seeded(make, config.seed)
 
 def language(
-    config:LanguageConfig=LanguageConfig(), # Settings; `quick_language()` for half a minute
+    config:LanguageConfig=LanguageConfig(), # Settings; `quick_language()` for a quick run
     run_dir='runs/language', # Folder for checkpoints and table; an unfinished experiment is continued
     *,
     quiet:bool=False, # No progress bar?

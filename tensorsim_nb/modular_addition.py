@@ -61,8 +61,8 @@ class ModularConfig:
     def training(self) -> TrainConfig: # The settings of the run
         return TrainConfig(self.steps, tuple(self.checkpoint_steps), self.batch_size, self.lr, self.weight_decay, 0., self.seed)
 
-# %% ../nbs/api/46_modular_addition.ipynb #e16b3fac
-def quick_modular(**changes) -> ModularConfig: # Settings for about half a minute on one core
+# %% ../nbs/api/46_modular_addition.ipynb #abef8f5f
+def quick_modular(**changes) -> ModularConfig: # Settings for 10 seconds on one idle core
     "A small run with the same phases."
     return ModularConfig(**(dict(p=31, d_hidden=48, train_fraction=.5, steps=6000, batch_size=256, lr=3e-3, weight_decay=.5,
                                  n_checkpoints=40, exponent=3.) | changes))
@@ -227,9 +227,9 @@ def _modular_table(run:Run, config:ModularConfig) -> CheckpointTable:
     return CheckpointTable([str(s) for s in steps], steps, matrices, curves,
                            {f'phase {i}': s for i, s in enumerate(starts, 2)}, _modular_meta(config))
 
-# %% ../nbs/api/46_modular_addition.ipynb #5f0173af
+# %% ../nbs/api/46_modular_addition.ipynb #0566c771
 def modular_addition(
-    config:ModularConfig=ModularConfig(), # Settings; `quick_modular()` for half a minute
+    config:ModularConfig=ModularConfig(), # Settings; `quick_modular()` for a quick run
     run_dir='runs/modular_addition', # Folder for checkpoints and table; an unfinished experiment is continued
     *,
     quiet:bool=False, # No progress bar?

@@ -7,8 +7,10 @@ __all__ = ['TILE', 'FEW', 'INDEPENDENT', 'RECENT', 'Route', 'Ready', 'Stream', '
            'independent_covariance', 'layer_covariance', 'SequenceMoments', 'propagate_sequence', 'Recent', 'recall',
            'schedule', 'sequence_inner']
 
-# %% ../nbs/api/16_sequences.ipynb #a0201531
-import copy, hashlib, math
+# %% ../nbs/api/16_sequences.ipynb #8a6c0531
+import copy, hashlib, math, threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -248,13 +250,24 @@ def make_ready(
         mean = _add(mean, got)
     return Ready(linear, units, routes, mean, top, plain, active)
 
-# %% ../nbs/api/16_sequences.ipynb #1a17b85c
+# %% ../nbs/api/16_sequences.ipynb #21a1e60f
 def _tables(a:Route, b:Route, C:Tensor) -> list: # 2 x 2 tables, each (n * head, n * head, legs, width, legs, width)
     def table(x, y):
         T = _cross_legs(x, y, C, True)
         if C.ndim == 3: T = _spread_heads(T)
         return T.flatten(2, 3).flatten(0, 1)
     return [[table(x, y) for y in (b.k, b.q)] for x in (a.k, a.q)]
+
+def _table_bytes(a:Route, b:Route, dtype) -> int:
+    return torch.finfo(dtype).bits//8*math.prod(len(r.q)*r.heads*(2*r.n + r.open)*r.width for r in (a, b))
+
+def _tables_of(a:Route, b:Route, C:Tensor, i, j): # tables for the positions of some terms alone, and (query, key) of those terms in them
+    def part(r, x):
+        (queries, q), (keys, k) = (torch.unique(at//r.heads, return_inverse=True) for at in x[:2])
+        return (r.k[keys], r.q[queries]), (keys, queries), (q*r.heads + x[2], k*r.heads + x[2])
+    (xs, at, x), (ys, bt, y) = part(a, i), part(b, j)
+    tables = [[_cross_legs(u, v, C[s][:, :, t], True).flatten(2, 3).flatten(0, 1) for v, t in zip(ys, bt)] for u, s in zip(xs, at)]
+    return tables, x, y
 
 def _spread_heads(T:Tensor) -> Tensor: # (n, h, g, ...) -> (n, h, n, g, ...), zero between positions
     out = T.new_zeros(len(T), T.shape[1], len(T), *T.shape[2:])
@@ -265,29 +278,68 @@ def _spread_heads(T:Tensor) -> Tensor: # (n, h, g, ...) -> (n, h, n, g, ...), ze
 def _cut(s:Side, i:Tensor) -> Side:
     return replace(s, cov=s.cov[:, i], mean=None if s.mean is None else s.mean[:, i])
 
-def _gather(tables, a, b, i, j) -> Tensor: # (1, i, j, legs, legs)
-    at = [[x[i] for x in (a[1], a[0])], [x[j] for x in (b[1], b[0])]] # key, query
+def _gather_pairs(tables, i, j) -> Tensor: # (query, key) of terms of each model -> (pairs, 1, 1, legs, legs)
+    at = (i[1], i[0]), (j[1], j[0])
     T = tables[0][0]
-    X = T.new_empty(len(i), len(j), T.shape[2] + tables[1][0].shape[2], T.shape[3], T.shape[4] + tables[0][1].shape[4], T.shape[5])
+    X = T.new_empty(len(i[0]), T.shape[2] + tables[1][0].shape[2], T.shape[3], T.shape[4] + tables[0][1].shape[4], T.shape[5])
+    for p in (0, 1):
+        for q in (0, 1):
+            if tables[p][q].numel(): X[:, p::2, :, q::2] = tables[p][q][at[0][p], at[1][q]]
+    return X.flatten(3).flatten(1, 2)[:, None, None]
+
+def _gather(tables, i, j) -> Tensor: # the same, every pair: (1, i, j, legs, legs)
+    at = (i[1], i[0]), (j[1], j[0])
+    T = tables[0][0]
+    X = T.new_empty(len(i[0]), len(j[0]), T.shape[2] + tables[1][0].shape[2], T.shape[3], T.shape[4] + tables[0][1].shape[4], T.shape[5])
     for p in (0, 1):
         for q in (0, 1):
             if tables[p][q].numel(): X[:, :, p::2, :, q::2] = tables[p][q][at[0][p][:, None], at[1][q]]
     return X.flatten(4).flatten(2, 3)[None]
 
-# %% ../nbs/api/16_sequences.ipynb #7739d37d
-TILE = 50_000_000 # bytes of work that a tile may use
-FEW = 1024 # up to so many pairs, all are visited at once
+# %% ../nbs/api/16_sequences.ipynb #b93476e6
+_LENT = threading.local() # threads that this thread has lent to a crew
+
+@contextmanager
+def _crew(like:Tensor): # -> how many Python threads may share the work
+    "Lend the cores that one operation would use to whole tiles instead; gradients, inference mode and other devices are left alone."
+    threads, lent = torch.get_num_threads(), getattr(_LENT, 'threads', 0)
+    if lent or threads == 1 or like.device.type != 'cpu' or torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        yield lent or 1
+        return
+    torch.set_num_threads(1)
+    _LENT.threads = threads
+    try: yield threads
+    finally:
+        _LENT.threads = 0
+        torch.set_num_threads(threads)
+
+def _share(work, jobs:list, add, crew:int):
+    "`add(job, work(*job[:2]))` for every job; `crew` threads work, one adds, in the order of the jobs."
+    def put(job, M):
+        if M is not None: add(job, M)
+    if min(crew, len(jobs)) < 2:
+        for job in jobs: put(job, work(*job[:2]))
+        return
+    def alone(): torch.set_num_threads(1), torch.set_grad_enabled(False)
+    with ThreadPoolExecutor(min(crew, len(jobs)), initializer=alone) as pool:
+        for some in (jobs[k:k + 4*crew] for k in range(0, len(jobs), 4*crew)): # bounded: few results wait
+            for job, M in zip(some, pool.map(lambda job: work(*job[:2]), some)): put(job, M)
+
+# %% ../nbs/api/16_sequences.ipynb #ebae1b11
+TILE = 200_000_000 # bytes of work that a tile may use
+FEW = 1024 # up to so many pairs, those that count are listed one by one
 INDEPENDENT = 6 # positions from which independence pays
 
+def _pair_number(a:Route, b:Route, dtype, limit:int): # pairs of terms in so many bytes
+    return max(1, limit//(torch.finfo(dtype).bits//8*(40*(a.n + b.n) + 60)*max(a.width, b.width)**2))
+
 def _tile_sizes(na:int, nb:int, a:Route, b:Route, dtype, limit:int): # terms of a and of b in one tile
-    w = max(a.width, b.width)
-    each = torch.finfo(dtype).bits//8*(40*(a.n + b.n) + 60)*w*w # bytes a pair of terms
-    pairs = max(1, limit//each)
+    pairs = _pair_number(a, b, dtype, limit)
     side = max(1, math.isqrt(pairs))
     sa = min(na, max(side, pairs//max(1, nb)))
     return sa, min(nb, max(1, pairs//sa))
 
-# %% ../nbs/api/16_sequences.ipynb #ecfc14be
+# %% ../nbs/api/16_sequences.ipynb #bafb5db7
 def route_covariance(
     a:Route, # A route of model a
     b:Route, # A route of model b
@@ -299,39 +351,66 @@ def route_covariance(
     "Covariance of two routes' outputs, or its trace against a metric."
     if C.ndim == 3 and len(a.q) >= INDEPENDENT and a.open and b.open and a.n in (1, 2) and b.n in (1, 2):
         return independent_covariance(a, b, C, metric=metric, max_memory=max_memory)
-    same, limit = a is b, min(TILE, max_memory//8)
+    with _crew(C) as crew: return _route_covariance(a, b, C, metric, min(TILE, max_memory//8//crew), max_memory//4, crew)
+
+def _route_covariance(a:Route, b:Route, C:Tensor, metric, limit:int, room:int, crew:int) -> Tensor:
     ia, ib = a.index(), b.index()
-    sizes = (len(a.q)*a.heads, len(b.q)*b.heads)
-    wa, wb = a.out.shape[2], b.out.shape[2]
-    trace = metric is not None
+    trace, (ha, hb), (wa, wb) = metric is not None, (len(a.q)*a.heads, len(b.q)*b.heads), (a.out.shape[2], b.out.shape[2])
     if trace: total, G = a.q.new_zeros(()), torch.einsum('hoe,op,gpf->hgef', a.out, metric, b.out)
-    else: total = a.q.new_zeros(sizes[0], sizes[1], wa, wb)
-    tables = _tables(a, b, C)
+    else: total = a.q.new_zeros(ha, hb, wa, wb)
+    whole = C.ndim == 3 or _table_bytes(a, b, C.dtype) <= room
+    tables = _tables(a, b, C) if whole else None
+    few = len(ia[0])*len(ib[0]) <= FEW
+    def cut(s, at): return replace(s, cov=s.cov[0, at, None], mean=None if s.mean is None else s.mean[0, at, None])
+    def covariance(i, j): # (pairs or (i, j), width, width)
+        T, x, y = (tables, *([z[at] for z in index[:2]] for index, at in ((ia, i), (ib, j)))) if whole else _tables_of(a, b, C, [z[i] for z in ia], [z[j] for z in ib])
+        if few: M = Joined(cut(a.side, i), cut(b.side, j), _gather_pairs(T, x, y)).open_covariance()
+        else: M = Joined(_cut(a.side, i), _cut(b.side, j), _gather(T, x, y)).open_covariance()
+        return None if M is None else M[:, 0, 0] if few else M[0]
+    def add(job, M): # M of these terms, and what its mirror image adds when both routes are one
+        nonlocal total
+        i, j, twice = job
+        rows, cols = (i, j) if few else (i[:, None], j[None])
+        if trace:
+            S = (M*G[ia[2][rows], ib[2][cols]]).sum((-1, -2))*(ia[3][rows] == ib[3][cols])
+            total = total + (S*(1 + twice.to(S) if torch.is_tensor(twice) else 1 + twice)).sum()
+        elif few:
+            put = lambda at, bt, M: total.view(-1, wa, wb).index_add_(0, at*hb + bt, M)
+            put(ia[0][i], ib[0][j], M.expand(len(i), wa, wb))
+            if twice.any(): put(ib[0][j[twice]], ia[0][i[twice]], M.expand(len(i), wa, wb)[twice].mT)
+        else:
+            M = M.expand(len(i), len(j), wa, wb)
+            _scatter(total, M, ia[0][i], ib[0][j])
+            if twice: _scatter(total, M.transpose(0, 1).mT, ib[0][j], ia[0][i])
+    _share(covariance, _few_jobs(a, b, ia, ib, trace, C, limit, crew) if few else _many_jobs(a, b, ia, ib, trace, C, limit), add, crew)
+    return total if trace else _read(total, a.out, b.out, len(a.q))
+
+def _few_jobs(a:Route, b:Route, ia, ib, trace:bool, C:Tensor, limit:int, crew:int) -> list: # (terms of a, terms of b, counted twice?), each pair of equal routes once
+    "Pairs one by one: for a trace those of one query, where positions are independent those that share one."
+    at = lambda r: torch.stack([r.query, r.key], 1).repeat_interleave(r.heads, 0)
+    x, y = at(a)[:, None], at(b)[None]
+    if trace: wanted = x[..., 0] == y[..., 0]
+    elif C.ndim == 3: wanted = (x[..., :, None] == y[..., None, :]).flatten(2).any(-1)
+    else: wanted = torch.ones(x.shape[0], y.shape[1], dtype=torch.bool, device=x.device)
+    i, j = (wanted.triu() if a is b else wanted).nonzero().T
+    number = max(-(-len(i)//_pair_number(a, b, C.dtype, limit)), min(crew, len(i)//32), 1)
+    return [(x, y, (x < y) & (a is b)) for x, y in zip(i.chunk(number), j.chunk(number))] if len(i) else []
+
+def _many_jobs(a:Route, b:Route, ia, ib, trace:bool, C:Tensor, limit:int) -> list: # the same, all pairs of a set with a set
+    "Tiles of blocks, the largest first."
+    jobs = []
     for A, B in _blocks(a, b, ia, ib, trace, C.ndim == 3):
         sa, sb = _tile_sizes(len(A), len(B), a, b, C.dtype, limit)
-        square = same and A is B
+        square = a is b and A is B
         if square: sa = sb = max(1, math.isqrt(sa*sb))
-        for x in range(0, len(A), sa):
-            for y in range(x if square else 0, len(B), sb):
-                i, j = A[x:x + sa], B[y:y + sb]
-                M = Joined(_cut(a.side, i), _cut(b.side, j), _gather(tables, ia, ib, i, j)).open_covariance()
-                if M is None: continue
-                M, twice = M[0], same and (y > x or not square)
-                if trace:
-                    S = (M*G[ia[2][i][:, None], ib[2][j]]).sum((-1, -2))
-                    total = total + (S*(ia[3][i][:, None] == ib[3][j])).sum()*(2 if twice else 1)
-                else:
-                    M = M.expand(len(i), len(j), wa, wb)
-                    _scatter(total, M, ia[0][i], ib[0][j])
-                    if twice: _scatter(total, M.transpose(0, 1).mT, ib[0][j], ia[0][i])
-    return total if trace else _read(total, a.out, b.out, len(a.q))
+        jobs += [(A[x:x + sa], B[y:y + sb], a is b and (y > x or not square)) for x in range(0, len(A), sa) for y in range(x if square else 0, len(B), sb)]
+    return sorted(jobs, key=lambda job: -len(job[0])*len(job[1]))
 
 def _blocks(a:Route, b:Route, ia, ib, trace:bool, apart:bool): # index sets whose pairs are to be visited, each pair of equal routes once
     "All pairs when there are few; for a trace, those of one query; where positions are independent, those that share one."
     every = lambda x: torch.arange(len(x[3]), device=x[3].device)
     rows = every(ia)
     cols = rows if a is b else every(ib)
-    if len(rows)*len(cols) <= FEW: return [(rows, cols)]
     if trace:
         at = lambda q: [(x[3] == q).nonzero()[:, 0] for x in ((ia,) if a is b else (ia, ib))]
         return [(found[0], found[-1]) for q in ia[3].unique() if len((found := at(q))[-1])]
@@ -409,8 +488,8 @@ def _other_pieces(r:Route, p:int) -> list: # parts of other rows q that read x_p
     r.cache['other', p] = out
     return out
 
-# %% ../nbs/api/16_sequences.ipynb #086605cc
-def _piece_covariance(x:Piece, y:Piece, C:Tensor, n:int, *, metric, same:bool, apart:bool, limit:int) -> 'Tensor|None': # C (d, d') at one position
+# %% ../nbs/api/16_sequences.ipynb #464f64c4
+def _piece_covariance(x:Piece, y:Piece, C:Tensor, n:int, metric, same:bool, apart:bool, limit:int) -> 'Tensor|None': # C (d, d') at one position
     "Covariance of two pieces, (n, out_a, n, out_b), or its trace; `apart` leaves out equal rows."
     ha, hb, wa, wb = len(x.out), len(y.out), x.out.shape[2], y.out.shape[2]
     trace, XC = metric is not None, x.legs @ C
@@ -440,33 +519,33 @@ def _read(total, out_a, out_b, n): # (n * head, n * head, width, width) -> (n, o
     total = total.unflatten(1, (n, -1)).unflatten(0, (n, -1))
     return torch.einsum('phqgei,hoe,gri->poqr', total, out_a, out_b)
 
-# %% ../nbs/api/16_sequences.ipynb #f958e813
-def _own_trace(xs:'list[Piece]', ys:'list[Piece]', C:Tensor, metric:Tensor, limit:int) -> Tensor: # one piece of each model at each position
+# %% ../nbs/api/16_sequences.ipynb #775dfa64
+def _own_trace(xs:'list[Piece]', ys:'list[Piece]', C:Tensor, metric:Tensor, limit:int) -> list: # jobs; one piece of each model at each position
     "Trace of the covariance of pieces at all positions at once."
-    x, y, total = xs[0], ys[0], C.new_zeros(())
+    x, y = xs[0], ys[0]
     G = torch.einsum('hoe,op,gpf->hgef', x.out, metric, y.out)[x.row[:, None] % len(x.out), y.row % len(y.out)]
     join = lambda ps: Side(torch.cat([p.side.cov for p in ps]), None if ps[0].side.mean is None else torch.cat([p.side.mean for p in ps]), ps[0].side.n, ps[0].side.width, ps[0].side.open)
     each = torch.finfo(C.dtype).bits//8*(40*(x.side.n + y.side.n) + 60)*x.side.width*y.side.width*len(x.legs)*len(y.legs)
-    for at in torch.arange(len(xs)).split(max(1, limit//each)):
+    def work(at):
         some = [[ps[i] for i in at] for ps in (xs, ys)]
         A, B = (torch.stack([p.legs for p in ps]) for ps in some)
         X = (A @ C[at][:, None]).flatten(1, 2) @ B.flatten(1, 2).mT
         X = X.unflatten(2, B.shape[1:3]).unflatten(1, A.shape[1:3]).transpose(2, 3)
         M = Joined(join(some[0]), join(some[1]), X.contiguous()).open_covariance()
-        if M is not None: total = total + (M*G).sum()
-    return total
+        return None if M is None else (M*G).sum()
+    return [(work, (at,), False) for at in torch.arange(len(xs)).split(max(1, limit//each))]
 
-# %% ../nbs/api/16_sequences.ipynb #55bddfe3
-def _met_pairs(a:Route, b:Route, C:Tensor, swapped:bool, limit:int): # yields (query_a, query_b, M (pairs, ha, hb, width, width))
+# %% ../nbs/api/16_sequences.ipynb #739031c3
+def _met_pairs(a:Route, b:Route, C:Tensor, swapped:bool, limit:int) -> list: # jobs that give (query_a, query_b, M (pairs, ha, hb, width, width))
     "Covariance of T_qk with T'_qk (or T'_kq), less what single positions count elsewhere."
     place = {(int(q), int(k)): n for n, (q, k) in enumerate(zip(b.query, b.key)) if q != k}
     met = [(n, place[pair]) for n, (q, k) in enumerate(zip(a.query.tolist(), a.key.tolist())) if (pair := (k, q) if swapped else (q, k)) in place]
-    if not met: return
+    if not met: return []
     ia, ib = torch.tensor(met, device=C.device).T
     legs = lambda r: 2*r.n + r.open
     tables = [[_cross_legs(x, y, C, True) for y in (b.k, b.q)] for x in (a.k, a.q)]
     each = torch.finfo(C.dtype).bits//8*(40*(a.n + b.n) + 60)*max(a.width, b.width)**2*a.heads*b.heads
-    for s, t in zip(*(i.split(max(1, limit//each)) for i in (ia, ib))):
+    def work(s, t):
         cut = lambda r, i: replace(r.side, cov=r.side.cov[0].unflatten(0, (-1, r.heads))[i], mean=None if r.side.mean is None else r.side.mean[0].unflatten(0, (-1, r.heads))[i])
         sides = cut(a, s), cut(b, t)
         def run(parts):
@@ -479,21 +558,22 @@ def _met_pairs(a:Route, b:Route, C:Tensor, swapped:bool, limit:int): # yields (q
         if swapped or linear or a.km is not None or b.km is not None:
             for part in both:
                 if swapped or part == (1, 1): M = M - run((part,)) # what the key explains is left out of the other sum instead
-        yield a.query[s], b.query[t], M
+        return a.query[s], b.query[t], M
+    return [(work, st, None) for st in zip(*(i.split(max(1, limit//each)) for i in (ia, ib)))]
 
-# %% ../nbs/api/16_sequences.ipynb #4863be61
-def _met_without_means(a:Route, b:Route, C:Tensor, limit:int): # yields (query, query, M (pairs, ha, hb, width, width))
+# %% ../nbs/api/16_sequences.ipynb #bc98b10e
+def _met_without_means(a:Route, b:Route, C:Tensor, limit:int) -> list: # jobs that give (query, query, M (pairs, ha, hb, width, width))
     "Covariance of T_qk with T'_qk when no leg has a mean."
     there = {(int(q), int(k)) for q, k in zip(b.query, b.key)}
     met = [(q, k) for q, k in zip(a.query.tolist(), a.key.tolist()) if q != k and (q, k) in there]
-    if not met: return
+    if not met: return []
     query, key = torch.tensor(met, device=C.device).T
     e = a.width
     table = lambda x, y, D, heads: _cross_legs(x, y, D, heads)
     Kab, Pab = table(a.k, b.k, C, True), table(a.q, b.q, C, True) # (n, ha, hb, legs, width, legs, width)
     Kaa, Kbb, Paa, Pbb = (table(x, x, r.within, False) for r, x in ((a, a.k), (b, b.k), (a, a.q), (b, b.q)))
     each = torch.finfo(C.dtype).bits//8*160*e*e*a.heads*b.heads
-    for q, k in zip(*(i.split(max(1, limit//each)) for i in (query, key))):
+    def work(q, k):
         shape = (len(q), a.heads, b.heads)
         X = Kab[k].flatten(5).flatten(3, 4)
         Za, Zb = (Z[k].flatten(4).flatten(2, 3) for Z in (Kaa, Kbb))
@@ -516,9 +596,10 @@ def _met_without_means(a:Route, b:Route, C:Tensor, limit:int): # yields (query, 
         (Ma, sa), (Mb, sb) = own(Za, Paa), own(Zb, Pbb)
         R = torch.cat([X[..., leg(0), :], Ma[:, :, None] @ X[..., leg(1), :], X[..., leg(2), :]], -2)
         X = torch.cat([R[..., leg(0)], R[..., leg(1)] @ Mb[:, None].mT, R[..., leg(2)]], -1)
-        yield q, q, total + Joined(sa, sb, X).open_covariance()
+        return q, q, total + Joined(sa, sb, X).open_covariance()
+    return [(work, qk, None) for qk in zip(*(i.split(max(1, limit//each)) for i in (query, key)))]
 
-# %% ../nbs/api/16_sequences.ipynb #f71675ae
+# %% ../nbs/api/16_sequences.ipynb #956f67d4
 def independent_covariance(
     a:Route, # A route of model a
     b:Route, # A route of model b
@@ -528,28 +609,38 @@ def independent_covariance(
     max_memory:int=2_000_000_000, # Bytes
 ) -> Tensor: # (n, out_a, n, out_b), or a number
     "What `route_covariance` gives, by sums over shared positions."
-    n, trace, same, limit = len(a.q), metric is not None, a is b, min(TILE, max_memory//8)
+    with _crew(C) as crew: return _independent_covariance(a, b, C, metric, min(TILE//4, max_memory//8//crew), crew)
+
+def _independent_covariance(a:Route, b:Route, C:Tensor, metric, limit:int, crew:int) -> Tensor:
+    n, trace = len(a.q), metric is not None
     C = C.expand(n, -1, -1)
     total = C.new_zeros(()) if trace else C.new_zeros(n, a.out.shape[1], n, b.out.shape[1])
-    mine = [[_own_pieces(r, p) for p in range(n)] for r in (a, b)] if trace else []
-    together = trace and all(len(x) == 1 for xs in mine for x in xs) and all(x[0].legs.shape == xs[0][0].legs.shape for xs in mine for x in xs)
-    if together: total = total + _own_trace(*([x[0] for x in xs] for xs in mine), C, metric, limit)
-    for p in () if together else range(n):
-        own = lambda r: [(x, False) for x in _own_pieces(r, p)]
-        other = lambda r: [] if trace else [(x, True) for x in _other_pieces(r, p)]
-        for i, (x, s) in enumerate(own(a) + other(a)):
-            for j, (y, t) in enumerate(own(b) + other(b)):
-                if same and j < i: continue
-                M = _piece_covariance(x, y, C[p], n, metric=metric, same=same and i == j, apart=s and t, limit=limit)
-                twice = same and j > i
-                total = total + (2*M if trace and twice else M + _flip(M) if twice else M)
-    if trace: G = torch.einsum('hoe,op,gpf->hgef', a.out, metric, b.out)
-    for swapped in (False,) if trace else (False, True):
-        plain = not swapped and a.n == b.n == 2 and a.width == b.width and all(m is None for r in (a, b) for m in (r.qm, r.km))
-        for q, r, M in _met_without_means(a, b, C, limit) if plain else _met_pairs(a, b, C, swapped, limit):
-            if trace: total = total + (M*G).sum()
-            else: total.permute(0, 2, 1, 3).index_put_((q, r), torch.einsum('hoe,phgei,gri->por', a.out, M, b.out), accumulate=True)
+    G = torch.einsum('hoe,op,gpf->hgef', a.out, metric, b.out) if trace else None
+    def add(job, M): # twice: a pair of pieces and its mirror image; None: pairs of terms that meet twice
+        nonlocal total
+        if job[2] is not None: total = total + (2*M if trace and job[2] else M + _flip(M) if job[2] else M)
+        elif trace: total = total + (M[2]*G).sum()
+        else: total.permute(0, 2, 1, 3).index_put_(M[:2], torch.einsum('hoe,phgei,gri->por', a.out, M[2], b.out), accumulate=True)
+    _share(lambda f, args: f(*args), _piece_jobs(a, b, C, metric, limit) + _met_jobs(a, b, C, trace, limit), add, crew)
     return total
+
+def _piece_jobs(a:Route, b:Route, C:Tensor, metric, limit:int) -> list: # (function, its arguments, is there a mirror image?)
+    n, trace, same = len(a.q), metric is not None, a is b
+    mine = [[_own_pieces(r, p) for p in range(n)] for r in (a, b)]
+    if trace and all(len(x) == 1 for xs in mine for x in xs) and all(x[0].legs.shape == xs[0][0].legs.shape for xs in mine for x in xs):
+        return _own_trace(*([x[0] for x in xs] for xs in mine), C, metric, limit)
+    jobs = []
+    for p in range(n):
+        xs, ys = ([(x, False) for x in xs[p]] + ([] if trace else [(x, True) for x in _other_pieces(r, p)]) for r, xs in zip((a, b), mine))
+        for i, (x, s) in enumerate(xs):
+            for j, (y, t) in enumerate(ys):
+                if not same or j >= i: jobs.append((_piece_covariance, (x, y, C[p], n, metric, same and i == j, s and t, limit), same and j > i))
+    return jobs
+
+def _met_jobs(a:Route, b:Route, C:Tensor, trace:bool, limit:int) -> list:
+    plain = a.n == b.n == 2 and a.width == b.width and all(m is None for r in (a, b) for m in (r.qm, r.km))
+    straight = _met_without_means(a, b, C, limit) if plain else _met_pairs(a, b, C, False, limit)
+    return straight + ([] if trace else _met_pairs(a, b, C, True, limit))
 
 # %% ../nbs/api/16_sequences.ipynb #a8845090
 def _units_covariance(u, v, C:Tensor) -> Tensor: # same kind as C, or of _diag(C)
@@ -788,7 +879,7 @@ def schedule(
         i, j = i + (steps[-1][0] is not None), j + (steps[-1][1] is not None)
     return steps
 
-# %% ../nbs/api/16_sequences.ipynb #4acca75d
+# %% ../nbs/api/16_sequences.ipynb #a3a02447
 def sequence_inner(
     a:SequenceMoments, # First model
     b:SequenceMoments, # Second model, same law
@@ -796,6 +887,9 @@ def sequence_inner(
     max_memory:int=2_000_000_000, # Bytes that the work may use
 ) -> Scaled: # Sum over positions of E[f(x)·g(x)], by closure
     "Inner product of two propagated sequence models, by closure."
+    with _crew(a.variance): return _sequence_inner(a, b, max_memory)
+
+def _sequence_inner(a:SequenceMoments, b:SequenceMoments, max_memory:int) -> Scaled:
     like = a.variance
     C, metric, done = _law_blocks(a.law, a.n, a.embed, b.embed, a.d_in, like), a.tail.T @ b.tail, [0, 0]
     for m, left in ((a, True), (b, False)): # inputs that no embedding read are rescaled by their stream

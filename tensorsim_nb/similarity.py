@@ -42,7 +42,8 @@ class Estimate:
     def __float__(self): return self.value
     def __format__(self, spec): return format(self.value, spec) if spec else repr(self)
     def __repr__(self):
-        how = 'exact' if self.exact else 'error unknown' if math.isnan(self.stderr) else f'± {self.stderr:.2g}'
+        sure = 'weight-space product' if self.method == 'tensor' else 'exact' # the tensor measure is no E[f·g]
+        how = sure if self.exact else 'error unknown' if math.isnan(self.stderr) else f'± {self.stderr:.2g}'
         return f"{self.quantity or 'value'} {self.value:.6g} ({how}, method {self.method!r}{'; ' + self.note if self.note else ''}{verdict(self.reliability)})"
 
 # %% ../nbs/api/21_similarity.ipynb #c7d0ab31

@@ -228,8 +228,24 @@ def test_tiles_and_memory_do_not_change_the_number(monkeypatch, path):
     want = value(a, b), value(a, a)
     monkeypatch.setattr(sequences, 'TILE', 100_000)
     monkeypatch.setattr(sequences, 'FEW', 0)
-    got = value(a, b, max_memory=400_000), value(a, a, max_memory=400_000)
-    assert np.allclose(got, want, rtol=1e-12)
+    for room in (400_000, 40_000): # the second is too small for the tables of all legs
+        got = value(a, b, max_memory=room), value(a, a, max_memory=room)
+        assert np.allclose(got, want, rtol=1e-12)
+
+@pytest.mark.parametrize('few', [0, 1024])
+def test_threads_share_the_work_and_are_given_back(few, monkeypatch, path):
+    a, b = (transformer(6, 4, h, 3, 2, bias=True, scale=3.).double() for h in (1, 2))
+    monkeypatch.setattr(sequences, 'FEW', few)
+    monkeypatch.setattr(sequences, 'TILE', 200_000)
+    before, got = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            sequences.RECENT.kept.clear()
+            got.append((value(a, b), value(a, a)))
+            assert torch.get_num_threads() == threads
+    finally: torch.set_num_threads(before)
+    assert np.allclose(*got, rtol=1e-13)
 
 def test_float32():
     a, b = (transformer(6, 4, 2, 3, 2, bias=True, scale=3.) for _ in 'ab')

@@ -1,5 +1,5 @@
 """The command line: exit codes, one line on stderr, nothing half-written."""
-import pickle, re, subprocess, sys
+import json, pickle, re, subprocess, sys
 
 import numpy as np
 import pytest
@@ -149,6 +149,28 @@ def test_gram_prints_and_writes(folder, tmp_path, capsys):
     assert got['similarity'][0, 1] == pytest.approx(want, abs=1e-12) and f'{want:.4f}' in out
     assert (tmp_path/'pairs.png').read_bytes()[:4] == b'\x89PNG'
     assert (tmp_path/'pairs.csv').read_text().splitlines()[0] == ',m0,m1,m2'
+
+
+def test_gram_of_foreign_files_with_a_store_and_workers(tmp_path, capsys):
+    import torch
+    from tensorsim_nb.models import info, load
+    (tmp_path/'run').mkdir()
+    names = {'0.left.weight': 'l', '0.right.weight': 'r', '0.down.weight': 'p', '1.weight': 'head'}
+    models = [ts.classifier(6, 4, 3) for _ in range(3)]
+    for i, m in enumerate(models): torch.save({names[k]: v for k, v in m.state_dict().items()}, tmp_path/'run'/f'm{i}.pt')
+    (tmp_path/'names.json').write_text(json.dumps(names))
+    base = ['gram', f'{tmp_path}/run', '--mapping', f'{tmp_path}/names.json', '--out', f'{tmp_path}/g.npz']
+    for more in ([], ['--store', f'{tmp_path}/store'], ['--store', f'{tmp_path}/store', '--workers', '2', '--executor', 'threads'], ['--workers', '1']):
+        assert cli.main(base + more) == 0
+        np.testing.assert_allclose(np.load(tmp_path/'g.npz')['inner'], ts.gram(models).inner, rtol=1e-12)
+    assert list((tmp_path/'store').glob('blocks/*.safetensors'))
+    assert cli.main(['compare', f'{tmp_path}/run/m0.pt', f'{tmp_path}/run/m1.pt', '--mapping', f'{tmp_path}/names.json']) == 0
+    assert f'{float(ts.similarity(*models[:2])):.4f}' in capsys.readouterr().out
+    for wrong, words in ((['--executor', 'moon'], '--executor'), (['--workers', '-1'], '--workers'), (['--mapping', f'{tmp_path}/g.npz'], '--mapping'),
+                         (['--executor', 'tcp://127.0.0.1:1'], 'scheduler')):
+        if wrong[0] == '--executor' and '://' in wrong[1]: pytest.importorskip('distributed')
+        assert cli.main(base + wrong) == 2
+        assert words in one_line(capsys.readouterr().err)
 
 
 def test_gram_sorts_by_number_and_leaves_the_state_of_a_run_out(tmp_path):

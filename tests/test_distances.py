@@ -103,3 +103,23 @@ def test_what_is_unsure_is_said():
         b[1].down.weight.copy_(b[1].down.weight[:, order])
     got = distance(a, b)
     assert not got.exact and got.stderr > 1e-8*got.value
+
+
+@pytest.mark.parametrize('make', [lambda: classifier(4, 5, 3), lambda: deep_mlp(3, 4, 5, 2, 2, bias=True), lambda: transformer(3, 4, 2, 2, 1)],
+                         ids=['coefficients', 'weights', 'attention'])
+@pytest.mark.filterwarnings('ignore:A closure needs layers')
+def test_distance_of_near_models_keeps_its_graph(make):
+    torch.manual_seed(0)
+    a, step = make().double(), 1e-8
+    b = copy.deepcopy(a)
+    with torch.no_grad():
+        for p in b.parameters(): p += 1e-6*torch.randn_like(p)
+    got = distance(a, b, grad=True)
+    assert 'subtracted' in got.note and got.tensor is not None
+    weight = next(p for p in b.parameters() if p.ndim == 2)
+    slope, = torch.autograd.grad(got.tensor, weight)
+    at = divmod(int(slope.abs().argmax()), slope.shape[1])
+    def moved(h):
+        with torch.no_grad(): weight[at] += h
+        return distance(a, b).value
+    assert float(slope[at]) == pytest.approx((moved(step) - moved(-2*step))/(2*step), rel=1e-4)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from oracle import random_law
 
@@ -13,7 +14,7 @@ from tensorsim_nb import forms
 from tensorsim_nb.gram import Gram, gram
 from tensorsim_nb.jobs import Store, digest
 from tensorsim_nb.laws import LowRank, Mixture, Tokens
-from tensorsim_nb.models import transformer
+from tensorsim_nb.models import info, map_weights, transformer
 
 pytestmark = pytest.mark.filterwarnings('ignore:A closure needs')
 gram_module = importlib.import_module('tensorsim_nb.gram') # `ts.gram` is the function
@@ -329,6 +330,72 @@ def test_dask_with_a_killed_worker(run_dir, want, tmp_path):
                 os.kill(killed[0], signal.SIGKILL)
         g = gram(run_dir, method='closure', executor=client.get_executor(), store=tmp_path/'store', progress=kill)
     assert killed and np.array_equal(g.inner, want.inner)
+
+
+def foreign(folder, models, kind='pt'):
+    "Checkpoints of another program, and the mapping of their names."
+    names = {'0.left.weight': 'mlp.l', '0.right.weight': 'mlp.r', '0.down.weight': 'mlp.p', '1.weight': 'head'}
+    for i, m in enumerate(models):
+        state = {names[k]: v.contiguous() for k, v in m.state_dict().items()}
+        torch.save(dict(state_dict=state, step=i), folder/f'm{i}.pt') if kind == 'pt' else safetensors.torch.save_file(state, folder/f'm{i}.safetensors')
+    return names
+
+
+@pytest.mark.parametrize('kind', ['pt', 'safetensors'])
+def test_files_of_other_programs(tmp_path, kind):
+    ms = [ts.classifier(6, 4, 3) for _ in range(4)]
+    names, want = foreign(tmp_path, ms, kind), gram(ms)
+    assert np.array_equal(gram(tmp_path, mapping=names).inner, want.inner)
+    g = gram(tmp_path, mapping=lambda state: map_weights(state, names), labels=list('abcd'))
+    assert np.array_equal(g.inner, want.inner) and g.labels == list('abcd')
+    with pytest.raises(ValueError, match='mapping' if kind == 'pt' else 'written by'): gram(tmp_path)
+
+
+def test_a_foreign_file_that_changes_is_noticed(tmp_path, monkeypatch):
+    (tmp_path/'run').mkdir()
+    ms = [ts.classifier(6, 4, 3) for _ in range(20)]
+    names, calls = foreign(tmp_path/'run', ms), count_blocks(monkeypatch)
+    ask = lambda: (calls.clear(), gram(tmp_path/'run', mapping=names, store=tmp_path/'store', path='kernel'), len(calls))[1:]
+    assert ask()[1] == 15 and ask()[1] == 0
+    ms[5] = ts.classifier(6, 4, 3)
+    foreign(tmp_path/'run', ms)
+    with pytest.warns(UserWarning, match='1 checkpoint changed since the last run: m5. 5 of 15'): assert ask()[1] == 5
+
+
+class Bomb:
+    def __reduce__(self): return os.mkdir, (str(BOMB),)
+
+
+BOMB = None
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    global BOMB
+    BOMB = tmp_path/'ran'
+    names = foreign(tmp_path, [ts.classifier(6, 4, 3)])
+    torch.save(dict(head=Bomb()), tmp_path/'m1.pt')
+    with pytest.raises(ValueError, match='weights_only'): gram(tmp_path, mapping=names)
+    assert not BOMB.exists() # nothing ran; the control: plain pickle runs it
+    torch.load(tmp_path/'m1.pt', weights_only=False)
+    assert BOMB.exists()
+
+
+@pytest.mark.parametrize('change, words', [
+    (dict(head='nothing'), 'no nothing'), ({'1.weight': None}, 'left over'), ({'2.weight': 'head', '1.weight': None}, 'without a gap'),
+    ({'0.down.bias': 'head'}, 'leads from names'), (dict(architecture=[dict(type='Linear', d_in=6, d_out=3, bias=False)]), 'other names or shapes')])
+def test_mappings_that_do_not_fit(tmp_path, change, words):
+    names = {**foreign(tmp_path, [ts.classifier(6, 4, 3)]), **change}
+    with pytest.raises(ValueError, match=words): gram(tmp_path, mapping={k: v for k, v in names.items() if v is not None})
+
+
+def test_a_skip_path_is_not_guessed(tmp_path):
+    m = ts.Model(ts.BilinearMLP(4, 3, residual=.5, bias=True))
+    torch.save(m.state_dict(), tmp_path/'m.pt')
+    names = {k: k for k in m.state_dict()}
+    with pytest.raises(ValueError, match='skip path'): gram(tmp_path, mapping=names)
+    ts.save(m, tmp_path/'m.safetensors')
+    g = gram([tmp_path/'m.pt', m], mapping={**names, 'architecture': info(tmp_path/'m.safetensors')['architecture']})
+    assert g.similarity[0, 1] == pytest.approx(1, abs=1e-12) and g.distance[0, 1] < 1e-6*g.norm[0]
 
 
 def test_gradients_through_the_matrix():

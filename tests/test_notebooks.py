@@ -1,5 +1,6 @@
 """Every notebook is clean: nothing in it that changes from run to run or from machine to machine."""
 import copy, json, re
+from statistics import median
 
 import pytest
 
@@ -70,3 +71,22 @@ def test_control_a_spoiled_notebook_is_caught(spoil):
     spoiled = copy.deepcopy(nb)
     spoil(spoiled)
     assert len(problems(spoiled)) == 1
+
+
+def visible_lines(nb) -> list:
+    "Lines of each code cell that a reader sees."
+    cells = [''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code']
+    return [sum(bool(l.strip()) and not l.startswith('#|') for l in s.split('\n')) for s in cells if '#| hide' not in s]
+
+
+def test_cells_of_lessons_are_short():
+    "Half of all code cells of the lessons and explanations have at most eight lines."
+    parsed = [json.loads(p.read_text(encoding='utf-8')) for p in NOTEBOOKS if p.parent.name in ('tutorials', 'explain')]
+    assert median(n for nb in parsed for n in visible_lines(nb)) <= 8
+
+
+@pytest.mark.parametrize('path', [p for p in NOTEBOOKS if p.parent.name == 'tutorials'], ids=lambda p: p.stem)
+def test_lessons_state_claim_and_control_first_and_limits_last(path):
+    cells = [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown']
+    assert re.search('[Bb]y the end', cells[0]) and 'control' in cells[0] and re.search(r'[Yy]ou need', cells[0])
+    assert any(re.search(r'^## .*[Ll]imits', c, re.M) for c in cells) and len(re.findall(r'\]\(', cells[-1])) >= 3

@@ -48,8 +48,8 @@ def test_metrics_by_hand(run, name):
 
 def test_exact_metrics_are_behaviour_and_the_null_is_not(run):
     t = robustness_table(run[1], n_boot=20, n_null=5).set_index(['law', 'metric'])
-    for name in ('gaussian', 'correlated gaussian', 'shifted gaussian'): assert t.r[name, 'moments'] > .999
-    for name in ('half gaussian', 'uniform'): assert t.r[name, 'law'] > .999
+    for name in ('gaussian', 'correlated gaussian', 'shifted gaussian'): assert t.r[name, 'moments'] > .995   # 2,000 inputs for behaviour
+    for name in ('half gaussian', 'uniform'): assert t.r[name, 'law'] > .995
     assert (t.null < t.r).all() and (t.low <= t.r + 1e-9).all() and (t.pairs == 91).all()
 
 

@@ -113,6 +113,12 @@ def test_refusals():
         with pytest.raises(ValueError, match='finite'): ts.similarity(a, zero)
 
 
+def test_the_tensor_measure_is_not_called_exact():
+    a, b = (ts.deep_mlp(3, 4, 5, 2, 2).double() for _ in 'ab')
+    assert 'weight-space product' in repr(ts.similarity(a, b, method='tensor'))
+    assert '(exact' in repr(ts.similarity(a, b, method='exact'))
+
+
 def test_many_inputs_need_no_grid():
     "The count of a grid's nodes may be larger than any float; nobody asked for the grid."
     torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """The site's own parts: Markdown conversion and the link checker. The whole site is built by `make docs`."""
-import sys
+import json, re, sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,6 +34,44 @@ def test_doc_links_become_local():
     page = dict(cells=[dict(cell_type='markdown', source=text)])
     build.doc_links(page, {('m', 'f'): 'm.f'}, {'m': 'api/01_m.ipynb'}, 'https://x.io/lib/')
     assert page['cells'][0]['source'] == '[`f`](#m.f) and [`g`](https://else.io/api/m.html#g)'
+
+
+def test_text_below_the_title_of_the_first_cell_is_kept():
+    assert build.opening('# T\n\n> claim\n\n**The claim.** x\n\n- a: list\n') == '**The claim.** x\n\n- a: list'
+    assert build.opening('# T\n\n> claim') == '' and build.opening('# T\n\n- order: 3\n\ntext') == 'text'
+
+
+def test_reading_time_counts_words_and_lines():
+    cell = lambda kind, source: SimpleNamespace(cell_type=kind, source=source)
+    nb = SimpleNamespace(cells=[cell('markdown', 'word '*600), cell('code', 'x\n'*29 + 'x')])
+    assert build.minutes(nb) == 3 + 2 and build.minutes(nb, 'word '*200) == 6
+
+
+def test_pictures_are_told_to_those_who_cannot_see_them():
+    assert build.picture_alt({'fig-alt': '"two lines"'}, '') == 'two lines'
+    assert build.picture_alt({}, "ax.set(title='Cost of a pair', xlabel='d')") == 'Figure: Cost of a pair'
+    assert build.picture_alt({}, 'plt.plot(x)') == 'Figure, described in the text around it'
+    readme = (ROOT/'README.md').read_text(encoding='utf-8')
+    assert re.search(r'!\[[^]]{80,}\]\(docs/images/', readme), "the README's picture has a text"
+
+
+def test_first_page_needs_its_data(tmp_path):
+    page = lambda outputs: json.dumps(dict(cells=[dict(cell_type='code', source='', outputs=outputs)]))
+    (tmp_path/'a.ipynb').write_text(page([dict(output_type='display_data', data={'application/json': dict(steps=[1])})]))
+    (tmp_path/'b.ipynb').write_text(page([]))
+    build.heatmaps(tmp_path/'a.ipynb', tmp_path/'static')
+    assert (tmp_path/'static'/'heatmaps.js').read_text() == 'window.HEATMAPS = {"steps":[1]};\n'
+    with pytest.raises(build.Failed, match='landing page'): build.heatmaps(tmp_path/'b.ipynb', tmp_path/'static')
+
+
+def test_pages_of_the_site_name_public_things_and_existing_pages():
+    import tensorsim_nb as ts
+    for p in [build.HERE/'landing.md', *(build.HERE/'pages').glob('*.md')]:
+        text = p.read_text(encoding='utf-8')
+        lost = {n for n in re.findall(r'\bts\.(\w+)', text)} - set(dir(ts))
+        assert not lost, f'{p.name} names {lost}'
+        for target in re.findall(r'\]\(/([^)#]+)\)', text):
+            assert (ROOT/'nbs'/target).exists() or (build.HERE/'pages'/target).exists(), f'{p.name}: {target}'
 
 
 @pytest.mark.parametrize('body, fault', [

@@ -48,7 +48,7 @@ def backdoor(seed, run_dir):
     gaps = backdoor_seeds(config, 5, run_dir)
     ends = [load(checkpoints(run_dir/f'seed{s}'/'backdoor')[-1][1]) for s in range(seed, seed + 5)]
     table, control = backdoor(config, run_dir/f'seed{seed}')
-    return dict(settings=dataclasses.asdict(config), gaps=gaps, levels=null_levels(ends[0], ends[1:]), table=table, control=control)
+    return dict(settings=dataclasses.asdict(config), gaps=gaps, levels=null_levels(ends[0], ends[1:], seed=1000), table=table, control=control)
 
 
 def forgetting(seed, run_dir):

@@ -22,7 +22,7 @@
   function start() {
     var data = window.HEATMAPS, box = document.getElementById("live-heatmap");
     if (!data || !box) return; // the still picture below stays
-    var steps = data.steps, n = steps.length, names = Object.keys(data.runs[0].matrices), at = [data.onset - 1, data.onset];
+    var steps = data.steps, n = steps.length, names = data.order, at = [data.onset - 1, data.onset];
     var bar = element("p", { "class": "live-bar" }, box);
     var label = element("label", { text: "Checkpoints of a training run, each against each, seen by ", "for": "live-choice" }, bar);
     var choice = element("select", { id: "live-choice" }, label);
