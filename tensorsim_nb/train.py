@@ -225,6 +225,7 @@ def _batch(
 # %% ../nbs/api/41_train.ipynb #07cc7847
 def _cross_entropy(net, x, y) -> Tensor: return nn.functional.cross_entropy(net(x), y)
 
+@torch.enable_grad() # whatever the notebook around it has set
 def _step(net, optimizer, loss_of, batch, step:int) -> float: # The loss before the step
     "One step of the optimiser."
     loss = loss_of(net, *batch)
