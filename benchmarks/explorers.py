@@ -15,9 +15,7 @@ import torch
 from explorer_browser import find_chromium, jupyter, move, notebook, open_browser, open_voila
 from explorer_samples import LABELS, MOVED, SAMPLES
 
-# Those whose models have inputs to widen. DifferenceExplorer is left out: `recover_trigger` takes over a minute of processor
-# time at 1024 inputs, before the first picture; its events then cost 2 ms.
-WIDE = 'CheckpointExplorer', 'SliceExplorer', 'SymmetryExplorer', 'EigenExplorer'
+WIDE = 'CheckpointExplorer', 'SliceExplorer', 'SymmetryExplorer', 'EigenExplorer', 'DifferenceExplorer' # models with inputs to widen
 MOVES = 25
 
 
