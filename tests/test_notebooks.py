@@ -73,6 +73,20 @@ def test_control_a_spoiled_notebook_is_caught(spoil):
     assert len(problems(spoiled)) == 1
 
 
+def left_behind(code:str) -> list:
+    "Settings of the whole process that a notebook changes and does not put back: the gate runs many in one process."
+    settings = {'set_grad_enabled(False)': 'set_grad_enabled(True)', 'set_default_dtype(torch.float64)': 'set_default_dtype(torch.float32)'}
+    lines = [l for l in code.split('\n') if re.match(r'torch\.', l)]
+    return [k for k, back in settings.items() if any(k in l for l in lines) and not any(back in l for l in lines[max(i for i, l in enumerate(lines) if k in l):])]
+
+
+def test_notebooks_leave_the_process_as_it_was():
+    code = {p: '\n'.join(''.join(c['source']) for c in json.loads(p.read_text(encoding='utf-8'))['cells']
+                         if c['cell_type'] == 'code' and 'nbdev_export()' not in ''.join(c['source'])) for p in NOTEBOOKS}
+    assert {p.name: found for p, s in code.items() if (found := left_behind(s))} == {}
+    assert left_behind('torch.set_grad_enabled(False)\nx = 1') and left_behind('torch.set_default_dtype(torch.float64)')   # the control
+
+
 def visible_lines(nb) -> list:
     "Lines of each code cell that a reader sees."
     cells = [''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code']
