@@ -190,3 +190,9 @@ def test_the_progress_bar_can_be_silenced(data, tmp_path, capfd):
     assert capfd.readouterr() == ('', '')
     train(start(), data[0], CONFIG, tmp_path/'b', title='digits')
     assert '60/60' in (err := capfd.readouterr().err) and 'digits' in err
+
+
+def test_training_switches_gradients_on_by_itself(data, tmp_path):
+    "Some libraries, and many notebooks, switch gradients off for the whole process."
+    with torch.no_grad(): inside = go(data, tmp_path/'inside')
+    same(inside, go(data, tmp_path/'outside'))
