@@ -397,7 +397,7 @@ def split_flops(
     h2_b:int, # Hidden units of the other side's second layer
 ) -> int:
     "Floating point operations of the sixteen split matchings."
-    return h2_b*4*(h1_b*d*d + 2*h1*d*d + 2*h1*(h1 + ROWS)*d)
+    return h2_b*4*(h1_b*d*d + 2*h1*d*d + 2*h1*(h1 + min(ROWS, h1))*d)
 
 # %% ../nbs/api/12_hermite.ipynb #e2fd906b
 def _maps(a:HermiteParts, b:HermiteParts): # how the outputs of both are written into one space
