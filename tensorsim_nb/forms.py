@@ -6,8 +6,8 @@
 __all__ = ['ROWS', 'WIDTH', 'STRIP', 'Quadratic', 'is_quadratic', 'quadratic', 'whitening', 'Stack', 'Shape', 'n_units', 'stack',
            'contract', 'unit_kernel', 'Plan', 'tile_pairs', 'small_tile', 'make_plan', 'forms_inner']
 
-# %% ../nbs/api/17_forms.ipynb #5666723a
-import math
+# %% ../nbs/api/17_forms.ipynb #f34c9248
+import math, threading
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .core import message
+from .jobs import crew, share
 from .laws import Gaussian, LowRank
 from .models import Model
 from .tensors import shift
@@ -152,14 +153,14 @@ def _gather(state:dict, d_out:int, r:int, like:Tensor) -> Quadratic:
                      *((like.new_zeros(d_out, 0), like.new_zeros(0, r)) if lin is None else (None, shift(lin.legs[0], lin.exponent - top)) if lin.out is None else (down(lin), lin.legs[0])),
                      *((like.new_zeros(d_out, 0), like.new_zeros(0, r), like.new_zeros(0, r)) if quad is None else (down(quad), *quad.legs)), top)
 
-# %% ../nbs/api/17_forms.ipynb #6b624f79
+# %% ../nbs/api/17_forms.ipynb #c7a41171
 @dataclass(frozen=True)
 class Stack:
     "Normal forms of several models, stacked."
     const:Tensor # (n, d_out)
     mean:Tensor # (n, d_out), the constant Hermite part
     lin_out:'Tensor|None' # (n, d_out, k); None for the identity
-    lin_leg:Tensor # (n, k, r)
+    lin_leg:Tensor # (n, k, r); (n, k, 0) when it is zero
     down:Tensor # (n, d_out, h)
     rows:Tensor # (n, 2 h, r): left rows, then right rows
     exponents:np.ndarray # (n,)
@@ -183,41 +184,61 @@ def n_units(
 ) -> int: # Hidden units of its bilinear layer
     return sum(len(t.out) for layer in model for t in layer.terms() if t.scores)
 
-# %% ../nbs/api/17_forms.ipynb #6a68c58c
+# %% ../nbs/api/17_forms.ipynb #add92fec
+def _fresh(like:Tensor, *shape) -> Tensor:
+    "Uninitialised memory."
+    return torch.from_numpy(np.empty(shape, like.detach().numpy().dtype)) if like.device.type == 'cpu' else like.new_empty(shape)
+
+def _together(work, jobs:list, like:Tensor, cost:float, threads:int, add=None):
+    "`work(*job)` for all jobs, by several threads when `cost` operations are worth their start; results go to `add`, in order."
+    def alone(n): share(work, jobs, (lambda job, result: add(result)), n)
+    if cost < 2**27: return alone(1)
+    with crew(like) as n: alone(min(n, threads))
+
+# %% ../nbs/api/17_forms.ipynb #b2319d7c
 def _fill(block:Tensor, x:Tensor):
     "Copy a matrix into the corner of a block, and zero the rest."
     block[:x.shape[0], :x.shape[1]] = x
     block[x.shape[0]:] = 0
     block[:x.shape[0], x.shape[1]:] = 0
 
+def _stack_linear(lin:list, shape:Shape, like:Tensor) -> 'tuple[Tensor|None, Tensor]': # lin_out, lin_leg of all models
+    "Linear parts, multiplied out unless the shape is factored; no columns when all are zero."
+    n, o = len(lin), shape.d_out
+    if all(not len(leg) for _, leg in lin): return None, like.new_zeros(n, o, 0)
+    if not shape.factored: return None, torch.stack([leg if out is None else out @ leg for out, leg in lin])
+    lin = [(like.new_ones(o).diag() if out is None else out, leg) for out, leg in lin]
+    k = max(len(leg) for _, leg in lin)
+    outs, legs = like.new_zeros(n, o, k), like.new_zeros(n, k, shape.inputs)
+    for i, (out, leg) in enumerate(lin): _fill(outs[i], out), _fill(legs[i], leg)
+    return outs, legs
+
 def stack(
-    forms, # Iterable of `Quadratic`
-    n:int, # How many
+    form, # Function of a model's number that gives its `Quadratic`
+    n:int, # How many models
     shape:Shape, # Sizes that fit all
     like:Tensor, # Gives dtype and device
 ) -> Stack:
-    "Stack normal forms, one at a time so that only one is held twice."
+    "Stack normal forms; no more of them exist at a time than there are threads."
     o, h, r = shape.d_out, shape.hidden, shape.inputs
-    const, mean, down, rows = (like.new_empty(n, *s) for s in ((o,), (o,), (o, h), (2*h, r)))
-    lin, exponents = [], np.zeros(n, int)
-    for i, q in enumerate(forms):
+    const, mean, rows = (_fresh(like, n, *s) for s in ((o,), (o,), (2*h, r)))
+    down = _fresh(like, n, h, o).mT if o > h else _fresh(like, n, o, h) # as `contract` reads it
+    lin, exponents = [None]*n, np.zeros(n, int)
+    def put(i):
+        q = form(i)
         const[i], mean[i], exponents[i] = q.const, q.const + q.down @ (q.left*q.right).sum(-1), q.exponent
         for block, x in ((down[i], q.down), (rows[i, :h], q.left), (rows[i, h:], q.right)): _fill(block, x)
-        lin.append((q.lin_out, q.lin_leg) if shape.factored else (None, q.lin_leg if q.lin_out is None else q.lin_out @ q.lin_leg))
-    if not shape.factored: return Stack(const, mean, None, torch.stack([x for _, x in lin]), down, rows, exponents)
-    lin = [(like.new_ones(o).diag() if out is None else out, leg) for out, leg in lin]
-    k = max(len(leg) for _, leg in lin)
-    outs, legs = like.new_zeros(n, o, k), like.new_zeros(n, k, r)
-    for i, (out, leg) in enumerate(lin): _fill(outs[i], out), _fill(legs[i], leg)
-    return Stack(const, mean, outs, legs, down, rows, exponents)
+        lin[i] = q.lin_out, q.lin_leg
+    _together(put, [(i,) for i in range(n)], like, 2.**7*rows.numel(), n)
+    return Stack(const, mean, *_stack_linear(lin, shape, like), down, rows, exponents)
 
-# %% ../nbs/api/17_forms.ipynb #273c5236
-class _Buffers:
-    "Memory used again and again: fresh pages cost more than the arithmetic on them."
+# %% ../nbs/api/17_forms.ipynb #cd6c89d0
+class _Buffers(threading.local):
+    "Memory used again and again, by each thread its own: fresh pages cost more than the arithmetic on them."
     def __init__(self, like:Tensor): self.like, self.flat = like, {}
     def __call__(self, name:str, *shape) -> Tensor: # uninitialised, good until the name is asked for again
         n = math.prod(shape)
-        if name not in self.flat or len(self.flat[name]) < n: self.flat[name] = self.like.new_empty(n)
+        if name not in self.flat or len(self.flat[name]) < n: self.flat[name] = _fresh(self.like, n)
         return self.flat[name][:n].view(shape)
 
 # %% ../nbs/api/17_forms.ipynb #2e4ac1ab
@@ -250,7 +271,7 @@ def unit_kernel(
     K = torch.mul(G[:, 0, :, :, 0], G[:, 1, :, :, 1], out=buffer('K', i, h//2, j, g//2))
     return K.addcmul_(G[:, 0, :, :, 1], G[:, 1, :, :, 0]).view(i*h//2, j*g//2)
 
-# %% ../nbs/api/17_forms.ipynb #78047664
+# %% ../nbs/api/17_forms.ipynb #2eab8ed5
 def _halves(n:int, least:int, start:int=0): # (rows, columns) slices that cover the upper half of n x n
     "Cut a triangle into squares, with small ones only along the diagonal."
     if n <= least: return [(slice(start, start + n), slice(start, start + n))]
@@ -260,15 +281,18 @@ def _halves(n:int, least:int, start:int=0): # (rows, columns) slices that cover 
 def _steps(s:slice, step:int): # a slice cut into slices
     return [slice(k, min(k + step, s.stop)) for k in range(s.start, s.stop, step)]
 
-def _kernel_path(A:Stack, B:Stack, same:bool, slices, rows:int) -> Tensor: # (1 + slices, i, j)
+def _kernel_path(A:Stack, B:Stack, same:bool, slices, rows:int, threads:int) -> Tensor: # (1 + slices, i, j)
     "Twice the quadratic part, in sub-blocks of about `rows` hidden units."
-    step, out, buffer = max(1, rows//A.down.shape[2]), A.const.new_zeros(1 + len(slices), len(A), len(B)), _Buffers(A.const)
-    for I, J in _halves(len(A), max(1, step//4)) if same else [(slice(0, len(A)), slice(0, len(B)))]:
-        for i in _steps(I, step):
-            for j in _steps(J, step): out[:, i, j] = contract(A.down[i], unit_kernel(A.rows[i], B.rows[j], buffer), B.down[j], slices, buffer)
+    h, out, buffer = A.down.shape[2], A.const.new_zeros(1 + len(slices), len(A), len(B)), _Buffers(A.const)
+    def put(i, j): out[:, i, j] = contract(A.down[i], unit_kernel(A.rows[i], B.rows[j], buffer), B.down[j], slices, buffer)
+    step = max(1, rows//h)
+    blocks = _halves(len(A), max(1, step//4)) if same else [(slice(0, len(A)), slice(0, len(B)))]
+    jobs = [(i, j) for I, J in blocks for i in _steps(I, step) for j in _steps(J, step)]
+    jobs.sort(key=lambda s: -(s[0].stop - s[0].start)*(s[1].stop - s[1].start)) # small ones last: all threads end together
+    _together(put, jobs, A.const, 8.*len(A)*len(B)*h**2*A.rows.shape[2], threads)
     return out
 
-# %% ../nbs/api/17_forms.ipynb #bb581b92
+# %% ../nbs/api/17_forms.ipynb #15b3254a
 def _strips(w:int): return _steps(slice(0, w), STRIP)
 
 def _packed(w:int, rest:int) -> int: # how many
@@ -284,41 +308,53 @@ def _fold(M:Tensor, X:Tensor): # M (n, w, w), X (n, at least the strips of w)
         torch.add(M[:, s, s.start:], M[:, s.start:, s].mT, out=Y)
         Y[..., :k].mul_(math.sqrt(.5))
 
-def _coordinates(A:Stack, outs:slice, r:slice, scratch:int, buffer, name:str) -> Tensor: # (outs, n, coordinates)
-    "Some rows, from the diagonal on, of twice the symmetric matrices of every model."
-    h, n_out, w, d = A.down.shape[2], outs.stop - outs.start, r.stop - r.start, A.rows.shape[2]
-    X = buffer(name, n_out, len(A), _packed(w, d - r.stop))
-    for m in _steps(slice(0, len(A)), max(1, scratch//(2*h*w))):
+def _coordinates(A:Stack, outs:slice, r:slice, scratch:int, threads:int, buffer, X:Tensor) -> Tensor: # X (outs, n, coordinates)
+    "Write some rows, from the diagonal on, of twice the symmetric matrices of every model."
+    h, w, d = A.down.shape[2], r.stop - r.start, A.rows.shape[2]
+    def put(m):
         rows, weighed, square = A.rows[m], buffer('weighed', m.stop - m.start, 2*h, w), buffer('square', m.stop - m.start, w, w)
-        for k in range(n_out):
+        for k in range(len(X)):
             D = A.down[m, outs.start + k, :, None]
             torch.mul(rows[:, h:, r], D, out=weighed[:, :h]) # right rows meet left columns, and the other way round
             _fold(torch.bmm(weighed[:, :h].mT, rows[:, :h, r], out=square), X[k, m])
             if r.stop == d: continue
             torch.mul(rows[:, :h, r], D, out=weighed[:, h:])
             torch.bmm(weighed.mT, rows[:, :, r.stop:], out=X[k, m, _packed(w, 0):].unflatten(1, (w, -1)))
+    some = _steps(slice(0, len(A)), max(1, scratch//(2*h*w)))
+    _together(put, [(m,) for m in some], X, 2.*h*w*(d - r.start)*X.shape[0]*len(A), threads)
     return X
 
 def _explicit_items(shape:'Shape', detail:dict) -> list: # [(outputs, rows)]
     "The pieces of the sum."
     return [(o, r) for o in _steps(slice(0, shape.d_out), detail['n_out']) for r in _steps(slice(0, shape.inputs), detail['width'])]
 
-def _explicit_path(A:Stack, B:Stack, same:bool, slices, items:list, scratch:int) -> Tensor: # (1 + slices, i, j)
+def _products(X:Tensor, Y:Tensor, same:bool, threads:int, add):
+    "`add((rows, columns, X_k Y_k^T for each output k))`, summed over coordinates in parts; above the diagonal only, when there is much below."
+    whole, n = slice(0, X.shape[1]), X.shape[2]
+    def some(i, j, c): return i, j, torch.bmm(X[:, i, c], Y[:, j, c].mT)
+    rows = _steps(whole, max(128, -(-X.shape[1]//4))) if same else [whole]
+    parts = _steps(slice(0, n), max(2**13, -(-n//8)))
+    _together(some, [(i, slice(i.start if same else 0, Y.shape[1]), c) for i in rows for c in parts], X, 2.*X.numel()*Y.shape[1], threads, add)
+
+def _explicit_path(A:Stack, B:Stack, same:bool, slices, items:list, scratch:int, threads:int) -> Tensor: # (1 + slices, i, j)
     "Twice the quadratic part, one item after the other."
-    out, whole, buffer = A.const.new_zeros(1 + len(slices), len(A), len(B)), slice(0, len(A)), _Buffers(A.const)
-    for outs, rows in items:
-        X = _coordinates(A, outs, rows, scratch, buffer, 'X')
-        Y = X if same else _coordinates(B, outs, rows, scratch, buffer, 'Y')
-        for i in _steps(whole, max(128, -(-len(A)//4))) if same else [whole]: # above the diagonal only, when there is much below
-            j = i.start if same else 0
-            got = torch.bmm(X[:, i], Y[:, j:].mT)
-            out[0, i, j:] += got.sum(0)
+    out, buffer = A.const.new_zeros(1 + len(slices), len(A), len(B)), _Buffers(A.const)
+    for outs, r in items:
+        size = outs.stop - outs.start, _packed(r.stop - r.start, A.rows.shape[2] - r.stop)
+        form = lambda S, name: _coordinates(S, outs, r, scratch, threads, buffer, buffer(name, size[0], len(S), size[1]))
+        X = form(A, 'X')
+        Y = X if same else form(B, 'Y')
+        def add(found):
+            i, j, each = found
+            out[0, i, j] += each.sum(0)
             for k, o in enumerate(slices):
-                if outs.start <= o < outs.stop: out[1 + k, i, j:] += got[o - outs.start]
+                if outs.start <= o < outs.stop: out[1 + k, i, j] += each[o - outs.start]
+        _products(X, Y, same, threads, add)
     return out
 
-# %% ../nbs/api/17_forms.ipynb #a5911baa
-def _linear_part(A:Stack, B:Stack, slices) -> Tensor: # (1 + slices, i, j)
+# %% ../nbs/api/17_forms.ipynb #851c6df2
+def _linear_part(A:Stack, B:Stack, slices) -> 'Tensor|float': # (1 + slices, i, j)
+    if not (A.lin_leg.shape[2] and B.lin_leg.shape[2]): return 0.
     if A.lin_out is not None:
         return contract(A.lin_out, A.lin_leg.flatten(0, 1) @ B.lin_leg.flatten(0, 1).T, B.lin_out, slices)
     each = [A.lin_leg[:, o] @ B.lin_leg[:, o].T for o in slices]
@@ -352,7 +388,7 @@ def tile_pairs(
     cuts = [range(i, min(i + tile, n)) for i in range(0, n, tile)]
     return [(p, q) for x, p in enumerate(cuts) for q in cuts[x:]]
 
-# %% ../nbs/api/17_forms.ipynb #ddee220b
+# %% ../nbs/api/17_forms.ipynb #5df0c3cf
 def _count(n:int, tile:int, s:Shape) -> dict:
     "Floating-point operations of the two paths."
     pairs = n*(n + 1)/2
@@ -365,24 +401,28 @@ def small_tile(
     "Models in a tile when work is cut up to be stored or shared."
     return 2**max(0, math.ceil(math.log2(max(1, n/8))))
 
-ROWS, WIDTH, STRIP = 512, 1024, 112 # sub-blocks that keep a processor's caches and multipliers busy
+ROWS, WIDTH, STRIP = 512, 1024, 56 # sub-blocks that keep a processor's caches and multipliers busy
 
-# %% ../nbs/api/17_forms.ipynb #19ad8cbb
+# %% ../nbs/api/17_forms.ipynb #8987b1e1
 def _sub_blocks(path:str, tile:int, copies:int, s:Shape, size:int, spare:int) -> 'tuple[dict, int]': # sizes, bytes used
     "Sizes of the inner blocks within `spare` bytes."
-    h = max(1, s.hidden)
+    h, cores = max(1, s.hidden), torch.get_num_threads()
     if path == 'kernel':
         one = size*h*(5*h + 2*min(s.d_out, 2*h)) # one pair of models: four products, the kernel, and its contraction
         rows = max(h, min(ROWS, int(h*math.sqrt(spare/one))))
-        return dict(rows=rows), int(one*(rows/h)**2)
+        block = int(one*(rows/h)**2)
+        threads = max(1, min(cores, spare//max(1, block)))
+        return dict(rows=rows, threads=threads), threads*block
     d = s.inputs
     scratch = max(1, min(2**18, spare//(8*size))) # what stays in the cache of a processor
-    bytes_ = lambda w, n_out: size*(copies*tile*n_out*_packed(w, d - w) + 2*max(scratch, 2*h*w) + max(scratch*w//(2*h), w*w))
+    own = lambda w: size*(2*max(scratch, 2*h*w) + max(scratch*w//(2*h), w*w)) # of each thread
+    bytes_ = lambda w, n_out: size*copies*tile*n_out*_packed(w, d - w) + own(w)
     cuts = (-(-d//k) for k in range(max(1, -(-d//WIDTH)), d + 1)) # equal cuts
     width = next((w for w in cuts if bytes_(w, 1) <= spare), 1)
     n_out = max(1, min(s.d_out, 2**22//(tile*_packed(width, d - width))))
     while n_out > 1 and bytes_(width, n_out) > spare: n_out -= 1
-    return dict(width=width, n_out=n_out, scratch=scratch), bytes_(width, n_out)
+    threads = 1 + max(0, min(cores - 1, (spare - bytes_(width, n_out))//own(width))) # the cuts are the same on any machine
+    return dict(width=width, n_out=n_out, scratch=scratch, threads=threads), bytes_(width, n_out) + (threads - 1)*own(width)
 
 # %% ../nbs/api/17_forms.ipynb #1d87c750
 def make_plan(
@@ -407,7 +447,7 @@ def make_plan(
     pieces = min(max(1, 16//pairs), len(_explicit_items(shape, detail))) if cut and chosen == 'explicit' and shape.hidden else 1
     return Plan(chosen, n, flops, tile, each*copies*tile + used, pairs*pieces, dict(detail, pieces=pieces))
 
-# %% ../nbs/api/17_forms.ipynb #3853ed6e
+# %% ../nbs/api/17_forms.ipynb #96fd8391
 def forms_inner(
     A:Stack, # Row models
     B:Stack, # Column models; `A` itself for a tile on the diagonal
@@ -425,9 +465,9 @@ def forms_inner(
     if piece == 0:
         constants = (A.const, B.const) if tensor else (A.mean, B.mean)
         total += _constant_part(*constants, slices) + half*_linear_part(A, B, slices)
-    if A.down.shape[2] and plan.path == 'kernel': total += half*_kernel_path(A, B, A is B, slices, d['rows'])
+    if A.down.shape[2] and plan.path == 'kernel': total += half*_kernel_path(A, B, A is B, slices, d['rows'], d['threads'])
     elif A.down.shape[2]:
         items, n = _explicit_items(shape, d), d['pieces']
-        total += half*_explicit_path(A, B, A is B, slices, items[piece*len(items)//n:(piece + 1)*len(items)//n], d['scratch'])
+        total += half*_explicit_path(A, B, A is B, slices, items[piece*len(items)//n:(piece + 1)*len(items)//n], d['scratch'], d['threads'])
     got = total.double().cpu().numpy()
     return got if A is not B else np.where(np.triu(np.ones(got.shape[1:], bool)), got, got.swapaxes(1, 2)) # only the upper half was filled

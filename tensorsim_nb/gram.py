@@ -358,7 +358,7 @@ class _Held:
 
 _WORKER = _Held(2**30) # of a process that computes blocks for another
 
-# %% ../nbs/api/22_gram.ipynb #ac24d913
+# %% ../nbs/api/22_gram.ipynb #67420db8
 def _roots(task:Task, held:_Held, d:int) -> list: # [(weight, law, root)] of the components of a mixture
     "The law's square roots, found once."
     key, roots = held.small.get('roots', (None, None))
@@ -367,8 +367,8 @@ def _roots(task:Task, held:_Held, d:int) -> list: # [(weight, law, root)] of the
 
 def _forms(task:Task, held:_Held, sources:tuple, part:int, law, root):
     "The normal forms of a block of models under one law, stacked."
-    forms = (quadratic(s.get(), law, root, **task.opts) for s in sources)
-    return held.get((task.key, part, tuple((s.key, s.keep) for s in sources)), lambda: stack(forms, len(sources), task.shape, torch.empty(0, **task.opts)))
+    form = lambda i: quadratic(sources[i].get(), law, root, **task.opts)
+    return held.get((task.key, part, tuple((s.key, s.keep) for s in sources)), lambda: stack(form, len(sources), task.shape, torch.empty(0, **task.opts)))
 
 def _tile(task:Task, held:_Held, rows:tuple, cols:tuple, piece:int) -> dict:
     "Inner products of one block of models with another."

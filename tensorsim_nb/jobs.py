@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['FAULTS', 'digest', 'file_digest', 'Store', 'progress_bar', 'Block', 'run_blocks', 'crew', 'share']
 
-# %% ../nbs/api/03_jobs.ipynb #977c2ef7
+# %% ../nbs/api/03_jobs.ipynb #45a562d6
 import contextlib, hashlib, json, numbers, threading, time, warnings
+from collections import deque
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,7 +225,7 @@ def _computed(left, compute, store, executor, retries):
         arrays = store.get(b.key) if store is not None and b.key in store else None # another process may have been faster
         yield _kept(store, b, compute(*b.args)) if arrays is None else (b, arrays)
 
-# %% ../nbs/api/03_jobs.ipynb #b93476e6
+# %% ../nbs/api/03_jobs.ipynb #56985a2f
 _LENT = threading.local() # threads that this thread has lent to a crew
 
 @contextlib.contextmanager
@@ -257,5 +258,14 @@ def share(
         return
     def alone(): torch.set_num_threads(1), torch.set_grad_enabled(False)
     with ThreadPoolExecutor(min(crew, len(jobs)), initializer=alone) as pool:
-        for some in (jobs[k:k + 4*crew] for k in range(0, len(jobs), 4*crew)): # bounded: few results wait
-            for job, M in zip(some, pool.map(lambda job: work(*job), some)): put(job, M)
+        for job, M in _ahead(pool, work, jobs, 4*crew): put(job, M)
+
+def _ahead(pool, work, jobs:list, most:int): # (job, result) in order
+    "Results of a pool, with at most `most` of them begun or waiting."
+    begun = deque()
+    for job in jobs:
+        begun.append((job, pool.submit(work, *job)))
+        if len(begun) < most: continue
+        job, future = begun.popleft()
+        yield job, future.result()
+    for job, future in begun: yield job, future.result()

@@ -83,7 +83,7 @@ def test_few_and_many_outputs(outputs, slices): # more outputs than hidden units
 def test_vocabulary_sized_maps_stay_factored():
     ms = [ts.Model(ts.Linear(60, 4), ts.BilinearMLP(4, 5, residual=1., bias=True), ts.Linear(4, 60)).double() for _ in range(3)]
     shape = forms.Shape(60, 5, 60, factored=True)
-    with torch.no_grad(): S = forms.stack(map(forms.quadratic, ms), 3, shape, torch.empty(0).double())
+    with torch.no_grad(): S = forms.stack(lambda i: forms.quadratic(ms[i]), 3, shape, torch.empty(0).double())
     assert S.lin_out is not None and S.lin_leg.shape[1] < 20
     got = forms.forms_inner(S, S, forms.make_plan(3, shape, 10**7), shape)[0]
     close(np.ldexp(got, S.exponents[:, None] + S.exponents), pairwise(ms, ts.Gaussian(), method='exact'), 1e-12)
