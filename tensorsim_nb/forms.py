@@ -388,7 +388,7 @@ def tile_pairs(
     cuts = [range(i, min(i + tile, n)) for i in range(0, n, tile)]
     return [(p, q) for x, p in enumerate(cuts) for q in cuts[x:]]
 
-# %% ../nbs/api/17_forms.ipynb #5df0c3cf
+# %% ../nbs/api/17_forms.ipynb #ddee220b
 def _count(n:int, tile:int, s:Shape) -> dict:
     "Floating-point operations of the two paths."
     pairs = n*(n + 1)/2
@@ -401,7 +401,7 @@ def small_tile(
     "Models in a tile when work is cut up to be stored or shared."
     return 2**max(0, math.ceil(math.log2(max(1, n/8))))
 
-ROWS, WIDTH, STRIP = 512, 1024, 56 # sub-blocks that keep a processor's caches and multipliers busy
+ROWS, WIDTH, STRIP = 512, 1024, 112 # sub-blocks that keep a processor's caches and multipliers busy
 
 # %% ../nbs/api/17_forms.ipynb #8987b1e1
 def _sub_blocks(path:str, tile:int, copies:int, s:Shape, size:int, spare:int) -> 'tuple[dict, int]': # sizes, bytes used
