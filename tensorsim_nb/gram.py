@@ -609,9 +609,10 @@ def _spread(M:np.ndarray, squares:np.ndarray, n:int, e:np.ndarray) -> np.ndarray
     power = np.stack([2*(e[:, None] + e), 3*e[:, None] + e, 2*(e[:, None] + e)])
     return np.ldexp((squares*n - means)/(n - 1), -power)
 
-# %% ../nbs/api/22_gram.ipynb #ead4c49b
+# %% ../nbs/api/22_gram.ipynb #f038c030
 def _remember(store:Store, task:Task, sources:list, blocks:list):
     "Note in the store what is computed; warn about checkpoints that changed since the last time."
+    store.tidy()
     name = f'gram-{task.key}'
     old = (store.read_json(name) or {}).get('models', {})
     changed = [s.name for s in sources if old.get(s.name, s.key) != s.key]
