@@ -221,9 +221,9 @@ import re, sys, torch
 torch.set_num_threads(2)
 import tensorsim_nb as ts
 make = lambda n, d, h, o: [ts.classifier(d, h, o) for _ in range(n)]
-gram = lambda ms: ts.gram(ms, path=sys.argv[1], max_memory=16*2**20, progress=False)
+gram = lambda ms: ts.gram(ms, path=sys.argv[1], max_memory=40*2**20, progress=False)
 gram(make(4, 32, 8, 3)) # what the first call loads is not counted
-models = make(50, 250, 48, 3)
+models = make(120, 250, 48, 3)
 open('/proc/self/clear_refs', 'w').write('5')
 rss = lambda name: int(re.search(name + r':\\s+(\\d+)', open('/proc/self/status').read())[1])
 before = rss('VmRSS')
@@ -237,7 +237,7 @@ print((rss('VmHWM') - before)/1024, plan.memory/2**20, plan.blocks)
 def test_memory_stays_within_the_bound(path):
     env = dict(os.environ, PYTHONPATH=str(ROOT))
     used, planned, blocks = map(float, subprocess.run([sys.executable, '-c', PEAK, path], env=env, capture_output=True, text=True, check=True).stdout.split())
-    assert blocks > 1 and planned <= 16 and used <= 16, (used, planned, blocks)
+    assert blocks > 1 and planned <= 40 and used <= 40, (used, planned, blocks)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
