@@ -195,7 +195,7 @@ def _together(work, jobs:list, like:Tensor, cost:float, threads:int, add=None):
     if cost < 2**27: return alone(1)
     with crew(like) as n: alone(min(n, threads))
 
-# %% ../nbs/api/17_forms.ipynb #b2319d7c
+# %% ../nbs/api/17_forms.ipynb #0332c722
 def _fill(block:Tensor, x:Tensor):
     "Copy a matrix into the corner of a block, and zero the rest."
     block[:x.shape[0], :x.shape[1]] = x
@@ -226,7 +226,7 @@ def stack(
     lin, exponents = [None]*n, np.zeros(n, int)
     def put(i):
         q = form(i)
-        const[i], mean[i], exponents[i] = q.const, q.const + q.down @ (q.left*q.right).sum(-1), q.exponent
+        const[i], mean[i], exponents[i] = q.const, q.const + q.down @ torch.einsum('hr,hr->h', q.left, q.right), q.exponent
         for block, x in ((down[i], q.down), (rows[i, :h], q.left), (rows[i, h:], q.right)): _fill(block, x)
         lin[i] = q.lin_out, q.lin_leg
     _together(put, [(i,) for i in range(n)], like, 2.**7*rows.numel(), n)
@@ -271,7 +271,7 @@ def unit_kernel(
     K = torch.mul(G[:, 0, :, :, 0], G[:, 1, :, :, 1], out=buffer('K', i, h//2, j, g//2))
     return K.addcmul_(G[:, 0, :, :, 1], G[:, 1, :, :, 0]).view(i*h//2, j*g//2)
 
-# %% ../nbs/api/17_forms.ipynb #2eab8ed5
+# %% ../nbs/api/17_forms.ipynb #f53c28fa
 def _halves(n:int, least:int, start:int=0): # (rows, columns) slices that cover the upper half of n x n
     "Cut a triangle into squares, with small ones only along the diagonal."
     if n <= least: return [(slice(start, start + n), slice(start, start + n))]
@@ -281,13 +281,18 @@ def _halves(n:int, least:int, start:int=0): # (rows, columns) slices that cover 
 def _steps(s:slice, step:int): # a slice cut into slices
     return [slice(k, min(k + step, s.stop)) for k in range(s.start, s.stop, step)]
 
+def _even(s:slice, most:int): # a slice cut into nearly equal slices
+    n = s.stop - s.start
+    k = max(1, -(-n//most))
+    return [slice(s.start + n*i//k, s.start + n*(i + 1)//k) for i in range(k)]
+
 def _kernel_path(A:Stack, B:Stack, same:bool, slices, rows:int, threads:int) -> Tensor: # (1 + slices, i, j)
     "Twice the quadratic part, in sub-blocks of about `rows` hidden units."
     h, out, buffer = A.down.shape[2], A.const.new_zeros(1 + len(slices), len(A), len(B)), _Buffers(A.const)
     def put(i, j): out[:, i, j] = contract(A.down[i], unit_kernel(A.rows[i], B.rows[j], buffer), B.down[j], slices, buffer)
     step = max(1, rows//h)
     blocks = _halves(len(A), max(1, step//4)) if same else [(slice(0, len(A)), slice(0, len(B)))]
-    jobs = [(i, j) for I, J in blocks for i in _steps(I, step) for j in _steps(J, step)]
+    jobs = [(i, j) for I, J in blocks for i in _even(I, step) for j in _even(J, step)]
     jobs.sort(key=lambda s: -(s[0].stop - s[0].start)*(s[1].stop - s[1].start)) # small ones last: all threads end together
     _together(put, jobs, A.const, 8.*len(A)*len(B)*h**2*A.rows.shape[2], threads)
     return out
