@@ -236,7 +236,9 @@ def convert(nb, path, first=''):
             if marks.get('echo') == 'false': continue
             outputs = []
         tags = [tag for tag, mark, value in TAGS if marks.get(mark) == value]
-        for o in outputs: o.pop('jetTransient', None)
+        for o in outputs:
+            o.pop('jetTransient', None)
+            if o.get('name') == 'stderr': o['text'] = re.sub(r'^\S*ipykernel_\S+?:\d+: ', '', ''.join(o['text']), flags=re.M)
         add('code', source, outputs=outputs, execution_count=None)
         cells[-1]['metadata'] = dict(tags=tags)
         if any('image/png' in o.get('data', {}) for o in outputs):
