@@ -439,10 +439,10 @@ def sphinx(widget_pages):
 # ---- check ------------------------------------------------------------------------------------
 
 class Page(HTMLParser):
-    "Ids, links and loaded files of one HTML page."
+    "Text, ids, links and loaded files of one HTML page."
     def __init__(self, text):
         super().__init__()
-        self.ids, self.links, self.loads = set(), set(), set()
+        self.text, self.ids, self.links, self.loads = text, set(), set(), set()
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -456,13 +456,14 @@ class Page(HTMLParser):
 
 
 def check_site(folder):
-    "What is broken in a built site: missing targets of local links, and files loaded from the network."
+    "What is broken in a built site: missing targets of local links, files from the network, paths of this machine."
     folder = Path(folder).resolve()
     files = [p for p in sorted(folder.rglob('*.html')) if '_static' not in p.parts]
     pages = {p.resolve(): Page(p.read_text(encoding='utf-8')) for p in files}
     bad = []
     for path, page in pages.items():
         where = path.relative_to(folder).as_posix()
+        if str(ROOT) in page.text: bad.append(f"{where} shows a path of this machine")
         for url in sorted(page.links | page.loads):
             parts = urlsplit(url)
             if parts.scheme or parts.netloc:
