@@ -177,10 +177,11 @@ def _both_ends(self:Joined) -> Tensor: # (subsets but the empty one, size)
 
 Joined.close, Joined.strings, Joined.both_ends = _close, _strings, _both_ends
 
-# %% ../nbs/api/15_joinings.ipynb #9ffe4b2f
+# %% ../nbs/api/15_joinings.ipynb #3a436aaf
 def _loops(self:Joined) -> list: # for each subset but the empty one, (size,)
     "Closed loops through all scores of every subset."
-    trace = lambda P, Q: (self.each(P)*self.each(Q)).sum((1, 2)) # tr P Q^T
+    room = functools.cache(lambda *shape: None if self.plain else self.new(*shape)) # one for all traces
+    trace = lambda P, Q: torch.mul(P := self.each(P), self.each(Q), out=room(*P.shape)).sum((1, 2)) # tr P Q^T
     there = functools.cache(lambda t, u, w: self.product(self.each(self.Z[t][u]), self.Z[u][w]))
     back = functools.cache(lambda t, u, w: self.product(self.each(self.Z[u][t].mT), self.Z[w][u].mT)) # the transpose of w -> u -> t
     out = []
