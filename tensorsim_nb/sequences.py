@@ -571,7 +571,7 @@ def _met_without_means(a:Route, b:Route, C:Tensor, limit:int) -> list: # jobs th
         return q, q, total + open_covariance(sa, sb, X)
     return [(work, qk, None) for qk in zip(*(i.split(max(1, limit//each)) for i in (query, key)))]
 
-# %% ../nbs/api/16_sequences.ipynb #956f67d4
+# %% ../nbs/api/16_sequences.ipynb #3ace7840
 def independent_covariance(
     a:Route, # A route of model a
     b:Route, # A route of model b
@@ -581,7 +581,7 @@ def independent_covariance(
     max_memory:int=2_000_000_000, # Bytes
 ) -> Tensor: # (n, out_a, n, out_b), or a number
     "What `route_covariance` gives, by sums over shared positions."
-    with crew(C) as n: return _independent_covariance(a, b, C, metric, min(TILE//4, max_memory//8//n), n)
+    with crew(C) as n: return _independent_covariance(a, b, C, metric, min(TILE, max_memory//8//n), n)
 
 def _independent_covariance(a:Route, b:Route, C:Tensor, metric, limit:int, n_crew:int) -> Tensor:
     n, trace = len(a.q), metric is not None
