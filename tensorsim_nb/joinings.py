@@ -15,8 +15,9 @@ from torch import Tensor
 
 from .core import message
 
-# %% ../nbs/api/15_joinings.ipynb #4fa4257d
-def _turn(F:Tensor, n:int, e:int, new=None) -> Tensor: # J F: the two ends of each of n scores exchanged in the rows; an open leg stays
+# %% ../nbs/api/15_joinings.ipynb #96a214f4
+def _turn(F:Tensor, n:int, e:int, new=None) -> Tensor:
+    "J F: the two ends of each of n scores exchanged in the rows; an open leg stays."
     if not n or not e: return F
     out, ends = F.new_empty(F.shape) if new is None else new(*F.shape), slice(0, 2*n*e)
     x, y = (z[..., ends, :].unflatten(-2, (n, 2, e)) for z in (F, out))
@@ -24,16 +25,17 @@ def _turn(F:Tensor, n:int, e:int, new=None) -> Tensor: # J F: the two ends of ea
     if F.shape[-2] > 2*n*e: out[..., 2*n*e:, :] = F[..., 2*n*e:, :]
     return out
 
-def _turn_columns(F:Tensor, n:int, e:int, new) -> Tensor: # F J, without the open leg
+def _turn_columns(F:Tensor, n:int, e:int, new) -> Tensor:
+    "F J, without the open leg."
     out = new(*F.shape[:-1], 2*n*e)
     x, y = (z[..., :2*n*e].unflatten(-1, (n, 2, e)) for z in (F, out))
     y[..., 0, :], y[..., 1, :] = x[..., 1, :], x[..., 0, :]
     return out
 
-# %% ../nbs/api/15_joinings.ipynb #b76bd49c
+# %% ../nbs/api/15_joinings.ipynb #7f2b4719
 @dataclass(frozen=True)
 class Side:
-    "The legs of many terms of one model: for each score its two ends, then the open leg (if any), all of one width."
+    "The legs of many terms: for each score its two ends, then the open leg (if any), all of one width."
     cov:Float[Tensor, "group term legs legs"] # Covariance of the legs of one term
     mean:'Float[Tensor, "group term legs"]|None' # Their means; None is zero
     n:int # Scores of each term: 0, 1 or 2
@@ -42,17 +44,20 @@ class Side:
     turned:bool=False # Are the ends of each score exchanged in the rows of `cov`?
 
     def __post_init__(self):
-        if self.n > 2: raise NotImplementedError(message("Terms have at most two scores", f"{self.n}", "Use method='sample'."))
+        if self.n > 2:
+            need = "Terms have at most two scores"
+            raise NotImplementedError(message(need, f"{self.n}", "Use method='sample'."))
 
     def turn(self) -> 'Side': # done once, before terms are picked for many pairs
-        return self if self.turned else replace(self, cov=_turn(self.cov, self.n, self.width), turned=True)
+        if self.turned: return self
+        return replace(self, cov=_turn(self.cov, self.n, self.width), turned=True)
     def score(self, i:int) -> slice: # coordinates of score i
         return slice(2*self.width*i, 2*self.width*(i + 1))
     @property
     def last(self) -> slice: # coordinates of the open leg
         return slice(2*self.width*self.n, 2*self.width*self.n + self.width*self.open)
 
-# %% ../nbs/api/15_joinings.ipynb #70b05417
+# %% ../nbs/api/15_joinings.ipynb #48f426e2
 class Desk(threading.local):
     "One buffer a thread, lent to one joining at a time."
     def __init__(self,
@@ -63,26 +68,29 @@ class Desk(threading.local):
     @contextlib.contextmanager
     def lend(self,
         like:Tensor, # Gives dtype and device
-    ): # Yields a function that makes an empty tensor of a shape; None when the buffer is lent already, or a gradient is wanted
-        "Lend the buffer; it grows to what was asked for."
+    ): # Yields a function that makes an empty tensor of a shape, or None
+        "Lend the buffer, unless it is lent already or a gradient is wanted; it grows to what was asked for."
         if self.lent or torch.is_grad_enabled() or torch.is_inference_mode_enabled():
             yield None
             return
-        if self.buffer is None or (self.buffer.dtype, self.buffer.device) != (like.dtype, like.device): self.buffer = like.new_empty(0)
+        kind = lambda x: None if x is None else (x.dtype, x.device)
+        if kind(self.buffer) != kind(like): self.buffer = like.new_empty(0)
         self.lent, at, whole = True, 0, len(self.buffer)
         def new(*shape):
             nonlocal at
             number, start = torch.Size(shape).numel(), at
             at += -(-number//8)*8 # on a cache line
-            return self.buffer[start:start + number].view(shape) if at <= whole else like.new_empty(shape)
+            return like.new_empty(shape) if at > whole else self.buffer[start:start + number].view(shape)
         try: yield new
         finally:
-            if at > whole: self.buffer = like.new_empty(max(whole, min(at, self.size//like.element_size())))
             self.lent = False
+            if at > whole and whole < (most := self.size//like.element_size()):
+                self.buffer = None # given back before a larger one is taken
+                self.buffer = like.new_empty(min(at, most))
 
 DESK = Desk()
 
-# %% ../nbs/api/15_joinings.ipynb #6e097008
+# %% ../nbs/api/15_joinings.ipynb #c959905e
 class Joined:
     "All joinings of the terms of `a` with the terms of `b`; scores are numbered, a's first."
     def __init__(self,
@@ -92,21 +100,24 @@ class Joined:
         new=None, # Function of a shape that gives an empty tensor to work in; None makes fresh ones
     ):
         self.a, self.b, self.n, self.plan = a, b, a.n + b.n, _plan(a.n, b.n)
-        self.shape, self.size, self.full = cross.shape[:3], cross.shape[:3].numel(), (1 << a.n + b.n) - 1
+        self.shape, self.size = cross.shape[:3], cross.shape[:3].numel()
+        self.full = (1 << self.n) - 1 # all scores
         self.new = new or (lambda *shape: cross.new_empty(shape))
         self.plain = new is None # fresh tensors, so that gradients find what they need
         self.C = self.turned(a.turn().cov, b.turn().cov, cross.flatten(0, 2))
         self.m = self.spread(a.mean, 2), self.spread(b.mean, 1)
         self.means = not (a.mean is None and b.mean is None)
         self.open, self.rows = a.width*a.open, a.width*a.open + self.means
-        self.at = [(0, a.score(i)) for i in range(a.n)] + [(1, b.score(i)) for i in range(b.n)] # (side, coordinates) of each score
+        self.at = [(k, s.score(i)) for k, s in enumerate((a, b)) for i in range(s.n)] # (side, coordinates)
         self.Z = [[self.block(s, t) for t in self.at] for s in self.at]
         if self.rows: self.walk()
         self.connect()
 
-    def turned(self, A, B, X): # covariances of every two sides, rows turned; those within a are kept once for all partners
+    def turned(self, A, B, X): # covariances of every two sides, rows turned; within a once for all partners
         if self.shape[1] > 1: B = self.new(*self.shape, *B.shape[2:]).copy_(B[:, None])
-        return [[A.flatten(0, 1), _turn(X, self.a.n, self.a.width, self.new)], [_turn_columns(X, self.b.n, self.b.width, self.new).mT, B.flatten(0, -3)]]
+        AB = _turn(X, self.a.n, self.a.width, self.new)
+        BA = _turn_columns(X, self.b.n, self.b.width, self.new).mT
+        return [[A.flatten(0, 1), AB], [BA, B.flatten(0, -3)]]
     def spread(self, m, axis): # (size, 1, legs), or None
         return None if m is None else m.unsqueeze(axis).expand(*self.shape, -1).reshape(self.size, 1, -1)
     def block(self, s, t): # J times the covariance of two sets of coordinates
@@ -116,9 +127,14 @@ class Joined:
     def each(self, x): # for each pair
         return x if x.shape[0] == self.size else x.repeat_interleave(self.shape[2], 0)
 
-# %% ../nbs/api/15_joinings.ipynb #52752d29
-def _product(self:Joined, F:Tensor, Z:Tensor, total:'Tensor|None'=None, room:'Tensor|None'=None) -> Tensor: # (size, rows, k) @ (size or less, k, n)
-    "`F Z`, written to `room`, or added to `total` in place."
+# %% ../nbs/api/15_joinings.ipynb #76740f4e
+def _product(self:Joined,
+    F:Float[Tensor, "size rows k"],
+    Z:Float[Tensor, "part k n"], # One for each pair, or for all partners of a term of a
+    total:'Tensor|None'=None, # Add to this, in place
+    room:'Tensor|None'=None, # Write here
+) -> Float[Tensor, "size rows n"]:
+    "The products `F Z`."
     shape, tall = F.shape[:2] + Z.shape[2:], Z.shape[0] != self.size
     if tall: F = F.reshape(Z.shape[0], -1, F.shape[2])
     if total is None:
@@ -130,20 +146,21 @@ def _product(self:Joined, F:Tensor, Z:Tensor, total:'Tensor|None'=None, room:'Te
 
 Joined.product = _product
 
-# %% ../nbs/api/15_joinings.ipynb #9f3c5db4
-def _others(T:int, i:int) -> int: # the subset T without score i, as a number: its place among the subsets of the other scores
+# %% ../nbs/api/15_joinings.ipynb #9c9d30ab
+def _others(T:int, i:int) -> int: # the subset T among the subsets of the scores other than i
     return T & (1 << i) - 1 | T >> i + 1 << i
 
-def _start(self:Joined, s, F:Tensor) -> Tensor: # F (size, rows, coordinates) from the open leg of a, and from the mean, to one score
+def _start(self:Joined, s, F:Float[Tensor, "size rows coordinates"]) -> Tensor:
+    "Write the covariances of the open leg of a, and of the mean, with one score."
     first, m = self.block((0, self.a.last), s), self.mean(s)
-    if self.open: F.unflatten(0, (first.shape[0], -1))[:, :, :self.open] = first[:, None] # an open leg has no other end
+    if self.open: F.unflatten(0, (first.shape[0], -1))[:, :, :self.open] = first[:, None]
     if self.means: F[:, self.open:] = 0 if m is None else m
     return F
 
-# %% ../nbs/api/15_joinings.ipynb #68c5d77d
+# %% ../nbs/api/15_joinings.ipynb #f1a42f87
 def _walk(self:Joined):
-    "Chains through every subset: `self.chains[i]` (subsets of the others, size, rows, 2 * width) come out of score i."
-    room = [self.new(1 << self.n - 1, self.size, self.rows, Z.shape[2]) for Z in self.Z[0]] if self.n else []
+    "Chains through all subsets; `self.chains[i]` (subsets of others, size, rows, 2 * width) come out of i."
+    room = [self.new(1 << self.n - 1, self.size, self.rows, s.stop - s.start) for _, s in self.at]
     F = [[None]*len(x) for x in room]
     for j, s in enumerate(self.at): F[j][0] = self.start(s, room[j][0])
     for T in sorted(range(1, self.full), key=int.bit_count):
@@ -155,15 +172,20 @@ def _walk(self:Joined):
 
 Joined.start, Joined.walk = _start, _walk
 
-# %% ../nbs/api/15_joinings.ipynb #83fb27dc
-def _close(self:Joined, ends:list, width:int, first=None) -> Tensor: # ends: of each score, (size or less, 2 * width, n) or None
-    "Close the chains from the mean, and add up by subset: (size, subsets, width); `first` belongs to the empty subset."
-    out = self.C[0][1].new_zeros(self.size, self.full + 1, width)
+# %% ../nbs/api/15_joinings.ipynb #29512f93
+def _close(self:Joined,
+    ends:list, # For each score what closes its chains, (size or less, 2 * width, columns); None is zero
+    columns:int,
+    first=None, # (size, 1, columns) for the empty subset
+) -> Float[Tensor, "size subsets columns"]:
+    "Close the chains from the mean, and add up by subset."
+    out = self.C[0][1].new_zeros(self.size, self.full + 1, columns)
     if first is not None: out[:, :1] = first
     for i, Z in enumerate(ends):
         if Z is None: continue
         high, low = 1 << self.n - 1 - i, 1 << i
-        out.view(-1, high, 2, low, width)[:, :, 1] += self.product(self.chains[i][:, :, -1].transpose(0, 1), Z).view(-1, high, low, width)
+        got = self.product(self.chains[i][:, :, -1].transpose(0, 1), Z)
+        out.view(-1, high, 2, low, columns)[:, :, 1] += got.view(-1, high, low, columns)
     return out
 
 def _strings(self:Joined, end) -> Tensor: # (size, subsets, width)
@@ -177,31 +199,33 @@ def _both_ends(self:Joined) -> Tensor: # (subsets but the empty one, size)
 
 Joined.close, Joined.strings, Joined.both_ends = _close, _strings, _both_ends
 
-# %% ../nbs/api/15_joinings.ipynb #3a436aaf
+# %% ../nbs/api/15_joinings.ipynb #8225b6fd
 def _loops(self:Joined) -> list: # for each subset but the empty one, (size,)
     "Closed loops through all scores of every subset."
     room = functools.cache(lambda *shape: None if self.plain else self.new(*shape)) # one for all traces
     trace = lambda P, Q: torch.mul(P := self.each(P), self.each(Q), out=room(*P.shape)).sum((1, 2)) # tr P Q^T
     there = functools.cache(lambda t, u, w: self.product(self.each(self.Z[t][u]), self.Z[u][w]))
-    back = functools.cache(lambda t, u, w: self.product(self.each(self.Z[u][t].mT), self.Z[w][u].mT)) # the transpose of w -> u -> t
+    back = functools.cache(lambda t, u, w: self.product(self.each(self.Z[u][t].mT), self.Z[w][u].mT)) # P^T
     out = []
     for T in range(1, self.full + 1):
         t, *r = [i for i in range(self.n) if T >> i & 1]
         if not r: out.append(self.each(self.Z[t][t].diagonal(dim1=1, dim2=2).sum(1))/2)
         elif len(r) == 1: out.append(trace(self.Z[t][r[0]], self.Z[r[0]][t].mT)/2)
-        elif len(r) == 2: out.append(trace(there(t, *r), self.Z[r[1]][t].mT) if T & 2 else trace(self.Z[t][r[1]], back(t, *r)))
-        else: out.append(sum(trace(there(t, u, w), back(t, x, w)) for u, w, x in (r, (r[0], r[2], r[1]), (r[1], r[0], r[2]))))
+        elif len(r) == 2: out.append(trace(there(t, *r), self.Z[r[1]][t].mT))
+        else:
+            orders = r, (r[0], r[2], r[1]), (r[1], r[0], r[2])
+            out.append(sum(trace(there(t, u, w), back(t, x, w)) for u, w, x in orders))
     return out
 
 Joined.loops = _loops
 
-# %% ../nbs/api/15_joinings.ipynb #06a1e02a
+# %% ../nbs/api/15_joinings.ipynb #4c1563f0
 @dataclass(frozen=True)
 class Plan:
     "Where the moments of subsets stand in a table. Row 0 is zero, row 1 is one."
     moment:list # Row of each subset
     covariance:list # Row of each subset; 0 where nothing touches both models
-    levels:list # For subsets of 1, 2, ... scores: (pieces, rows), each (new rows, products), to be multiplied and added
+    levels:list # For 1, 2, ... scores: (pieces, rows) to be multiplied and added, (new rows, products)
     pairs:Tensor # (subsets, subsets) row that weighs a string from a's open leg and one from b's
     rest:list # For each score, the rows that weigh the chains that come out of it
 
@@ -221,8 +245,10 @@ def _plan(na:int, nb:int) -> Plan:
             level.append([(U, moment[V] if both(U) else covariance[V]) for U, V in parts])
         levels.append(torch.tensor(level).unbind(-1))
     weigh = lambda S, T: 0 if S & T else (moment if S & ~low or T & low else covariance)[full & ~(S | T)]
-    rest = [torch.tensor([moment[full & ~T] for T in range(full + 1) if T >> i & 1]) for i in range(n)]
-    return Plan(moment, covariance, levels, torch.tensor([[weigh(S, T) for T in range(full + 1)] for S in range(full + 1)]), rest)
+    subsets = range(full + 1)
+    pairs = torch.tensor([[weigh(S, T) for T in subsets] for S in subsets])
+    rest = [torch.tensor([moment[full & ~T] for T in subsets if T >> i & 1]) for i in range(n)]
+    return Plan(moment, covariance, levels, pairs, rest)
 
 # %% ../nbs/api/15_joinings.ipynb #f3eec1fa
 def _connect(self:Joined):
@@ -257,23 +283,24 @@ def _strung(self:Joined) -> 'Tensor|None': # (size, open_a, open_b)
     weights = self.table[pairs.flatten()].T.contiguous().view(self.size, *pairs.shape)
     return torch.bmm(v.mT, torch.bmm(weights, w))
 
-# %% ../nbs/api/15_joinings.ipynb #5449c461
+# %% ../nbs/api/15_joinings.ipynb #507f803f
 def _open_covariance(self:Joined) -> 'Float[Tensor, "group a b open_a open_b"]|None':
     "Covariance of a's terms with b's terms (width 1 where there is no open leg); None when it is zero."
     M, covariance = None, self.plan.covariance[self.full]
     if self.a.open and self.b.open: M = self.joined_chains()
-    if not (self.a.open or self.b.open): M = self.table[covariance][:, None, None] if covariance else None
+    if not (self.a.open or self.b.open):
+        if covariance: M = self.table[covariance][:, None, None]
     elif self.means and (N := self.strung()) is not None: M = N if M is None else M + N
     return None if M is None else M.view(*self.shape, *M.shape[1:])
 
 Joined.joined_chains, Joined.strung, Joined.open_covariance = _joined_chains, _strung, _open_covariance
 
-# %% ../nbs/api/15_joinings.ipynb #218ff1e4
+# %% ../nbs/api/15_joinings.ipynb #2dd6c409
 def open_covariance(
     a:Side, # Terms of model a
     b:Side, # Terms of model b
     cross:Float[Tensor, "group a b legs_a legs_b"], # Covariance of a's legs with b's
-) -> 'Float[Tensor, "group a b open_a open_b"]|None': # Width 1 where there is no open leg; None when it is zero
+) -> 'Float[Tensor, "group a b open_a open_b"]|None': # Width 1 without an open leg; None when it is zero
     "Covariance of a's terms with b's terms, worked out in memory that is used again."
     with DESK.lend(cross) as new: return Joined(a, b, cross, new).open_covariance()
 
