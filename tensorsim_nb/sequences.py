@@ -45,7 +45,7 @@ def _add(x, y): # None is zero; mixed kinds become full
     if x is None or y is None: return y if x is None else x
     return x + y if x.ndim == y.ndim else _spread(x) + _spread(y)
 
-# %% ../nbs/api/16_sequences.ipynb #53166e96
+# %% ../nbs/api/16_sequences.ipynb #0a1e1206
 @dataclass
 class Route:
     "A term over positions, made ready."
@@ -58,7 +58,7 @@ class Route:
     key:Tensor # (pairs,)
     open:bool
     exponent:int # True term is `2 ** exponent` times this
-    side:'Side|None'=None # Legs of every (pair, head)
+    side:'Side|None'=None # Legs of every (pair, head), turned
     slope:'Tensor|None'=None # (n, d_out, n, d_in)
     within:'Tensor|None'=None # (n, d_in, d_in) covariance of the stream at each position
     cache:'dict|None'=None # Pieces of independent positions
@@ -131,7 +131,7 @@ def _lay(k, q, like) -> Tensor: # interleave key legs and query legs along axis 
     out[..., 0::2, :], out[..., 1::2, :] = k, q
     return out.flatten(-2)
 
-# %% ../nbs/api/16_sequences.ipynb #d5aabd84
+# %% ../nbs/api/16_sequences.ipynb #5d68dec0
 def _ready_route(r:Route, C:Tensor):
     "Covariances within each (pair, head), and the slope."
     D, (m, e, H, n) = _diag(C), (r.n, r.width, r.heads, len(r.q))
@@ -147,8 +147,9 @@ def _ready_route(r:Route, C:Tensor):
     if r.qm is not None or r.km is not None:
         km, qm = (x.new_zeros(x.shape[:4]) if y is None else y for x, y in ((r.k, r.km), (r.q, r.qm)))
         mean = _lay(km[r.key], qm[r.query], km).flatten(0, 1)[None]
-    r.side = Side(Z.view(1, len(r.query)*H, w, w), mean, m, e, r.open)
-    slope = torch.cat([side_slope(s) for s in _pieces(r.side, max(1, 4_000_000//w**2))], 1)[0]
+    r.side = Side(Z.view(1, len(r.query)*H, w, w), mean, m, e, r.open).turn()
+    del Z
+    slope = torch.cat([side_slope(s) for s in _pieces(r.side, max(1, 1_000_000//w**2))], 1)[0]
     slope = slope.view(len(r.query), H, -1, r.k.shape[2] + m, e)
     query = slope.new_zeros(n, H, *slope[:, :, :, 1::2].shape[2:]).index_add(0, r.query, slope[:, :, :, 1::2])
     atq = torch.einsum('hoi,nhilw,nhlwd->nod', r.out, query, r.q)
@@ -160,7 +161,7 @@ def _pieces(s:Side, size:int): # a side cut into pieces
     return [replace(s, cov=s.cov[:, i:i + size], mean=None if s.mean is None else s.mean[:, i:i + size]) for i in range(0, s.cov.shape[1], size)]
 
 def _route_mean(r:Route) -> 'Tensor|None': # (n, d_out)
-    m = [side_mean(s) for s in _pieces(r.side, max(1, 8_000_000//r.side.cov.shape[-1]**2))]
+    m = [side_mean(s) for s in _pieces(r.side, max(1, 1_000_000//r.side.cov.shape[-1]**2))]
     if m[0] is None: return None
     m = torch.cat(m, 1).view(len(r.query), r.heads, -1)
     return torch.einsum('hoi,nhi->no', r.out, m.new_zeros(len(r.q), *m.shape[1:]).index_add(0, r.query, m))
@@ -309,7 +310,7 @@ def _tile_sizes(na:int, nb:int, a:Route, b:Route, dtype, limit:int): # terms of 
     sa = min(na, max(side, pairs//max(1, nb)))
     return sa, min(nb, max(1, pairs//sa))
 
-# %% ../nbs/api/16_sequences.ipynb #11e0bf74
+# %% ../nbs/api/16_sequences.ipynb #19540500
 def route_covariance(
     a:Route, # A route of model a
     b:Route, # A route of model b
@@ -331,12 +332,11 @@ def _route_covariance(a:Route, b:Route, C:Tensor, metric, limit:int, room:int, n
     whole = C.ndim == 3 or _table_bytes(a, b, C.dtype) <= room
     tables = _tables(a, b, C) if whole else None
     few = len(ia[0])*len(ib[0]) <= FEW
-    A, B = a.side.turn(), b.side.turn()
     def cut(s, at): return replace(s, cov=s.cov[0, at, None], mean=None if s.mean is None else s.mean[0, at, None])
     def covariance(i, j): # (pairs or (i, j), width, width)
         T, x, y = (tables, *([z[at] for z in index[:2]] for index, at in ((ia, i), (ib, j)))) if whole else _tables_of(a, b, C, [z[i] for z in ia], [z[j] for z in ib])
-        if few: M = open_covariance(cut(A, i), cut(B, j), _gather_pairs(T, x, y))
-        else: M = open_covariance(_cut(A, i), _cut(B, j), _gather(T, x, y))
+        if few: M = open_covariance(cut(a.side, i), cut(b.side, j), _gather_pairs(T, x, y))
+        else: M = open_covariance(_cut(a.side, i), _cut(b.side, j), _gather(T, x, y))
         return None if M is None else M[:, 0, 0] if few else M[0]
     def add(job, M): # M of these terms, and what its mirror image adds when both routes are one
         nonlocal total
@@ -365,7 +365,7 @@ def _few_jobs(a:Route, b:Route, ia, ib, trace:bool, C:Tensor, limit:int, n_crew:
     else: wanted = torch.ones(x.shape[0], y.shape[1], dtype=torch.bool, device=x.device)
     i, j = (wanted.triu() if a is b else wanted).nonzero().T
     number = -(-len(i)//_pair_number(a, b, C.dtype, limit))
-    if number > 1: number += -number % n_crew # as many for each thread; what fits in one tile one thread does faster than two
+    if number > 1: number += -number % n_crew # as many for each thread
     return [(x, y, (x < y) & (a is b)) for x, y in zip(i.chunk(number), j.chunk(number))] if len(i) else []
 
 def _many_jobs(a:Route, b:Route, ia, ib, trace:bool, C:Tensor, limit:int) -> list: # the same, all pairs of a set with a set
@@ -491,12 +491,14 @@ def _read(total, out_a, out_b, n): # (n * head, n * head, width, width) -> (n, o
     total = total.unflatten(1, (n, -1)).unflatten(0, (n, -1))
     return torch.einsum('phqgei,hoe,gri->poqr', total, out_a, out_b)
 
-# %% ../nbs/api/16_sequences.ipynb #088960e3
+# %% ../nbs/api/16_sequences.ipynb #a3f6c711
 def _own_trace(xs:'list[Piece]', ys:'list[Piece]', C:Tensor, metric:Tensor, limit:int) -> list: # jobs; one piece of each model at each position
     "Trace of the covariance of pieces at all positions at once."
     x, y = xs[0], ys[0]
     G = torch.einsum('hoe,op,gpf->hgef', x.out, metric, y.out)[x.row[:, None] % len(x.out), y.row % len(y.out)]
-    join = lambda ps: Side(torch.cat([p.side.cov for p in ps]), None if ps[0].side.mean is None else torch.cat([p.side.mean for p in ps]), ps[0].side.n, ps[0].side.width, ps[0].side.open)
+    def join(ps): # legs of several positions
+        sides = [p.side.turn() for p in ps]
+        return replace(sides[0], cov=torch.cat([s.cov for s in sides]), mean=None if sides[0].mean is None else torch.cat([s.mean for s in sides]))
     each = torch.finfo(C.dtype).bits//8*(40*(x.side.n + y.side.n) + 60)*x.side.width*y.side.width*len(x.legs)*len(y.legs)
     def work(at):
         some = [[ps[i] for i in at] for ps in (xs, ys)]
