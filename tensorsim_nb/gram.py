@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from .core import atomic_path, check_finite, generator, message
+from .core import atomic_path, check_finite, generator, message, printable
 from .forms import Plan, Shape, forms_inner, is_quadratic, make_plan, n_units, quadratic, small_tile, stack, tile_pairs, whitening
 from .jobs import Block, Store, digest, file_digest, run_blocks
 from .laws import Empirical, Gaussian, Law, LowRank
@@ -152,7 +152,7 @@ def _image(x:np.ndarray, at) -> str: # `at` = (x, y, width, height)
 def _svg(values:np.ndarray, labels:list, title:str) -> str:
     "A titled heatmap of values in [-1, 1], with a few labels and a colour scale."
     n, size, left = len(labels), 240, 70
-    text = lambda x, y, s, anchor='start', px=10: f'<text x="{x:.1f}" y="{y:.1f}" font-size="{px}" text-anchor="{anchor}" fill="currentColor">{html.escape(str(s))}</text>'
+    text = lambda x, y, s, anchor='start', px=10: f'<text x="{x:.1f}" y="{y:.1f}" font-size="{px}" text-anchor="{anchor}" fill="currentColor">{html.escape(printable(s))}</text>'
     shown = sorted({round(i*(n - 1)/max(1, min(n, 8) - 1)) for i in range(min(n, 8))})
     place = lambda i: 24 + (i + .5)*size/n
     names = [text(left - 4, place(i) + 3, str(labels[i])[-12:], 'end') for i in shown]
@@ -228,7 +228,9 @@ def checkpoint_files(
         raise ValueError(message("`gram` reads a folder of checkpoints", f"no {' or '.join(kinds)} files in {folder}", "Name the folder that holds them." + ("" if foreign else " Files of other programs need a `mapping`.")))
     natural = lambda p: [(0, int(s), '') if s.isdecimal() else (1, 0, s) for s in re.split(r'(\d+)', p.stem) if s]
     steps = {p: None if foreign else info(p).get('step') for p in found}
-    try: return sorted(found, key=lambda p: (float(steps[p]), natural(p)))
+    try:
+        if not all(math.isfinite(float(s)) for s in steps.values()): return sorted(found, key=natural) # "nan" sorts nowhere
+        return sorted(found, key=lambda p: (float(steps[p]), natural(p)))
     except (TypeError, ValueError): return sorted(found, key=natural)
 
 # %% ../nbs/api/22_gram.ipynb #cac18148
@@ -623,7 +625,8 @@ def _spread(M:np.ndarray, squares:np.ndarray, n:int, e:np.ndarray) -> np.ndarray
 def _remember(store:Store, task:Task, sources:list, blocks:list):
     "Note in the store what is computed; warn about checkpoints that changed since the last time."
     name = f'gram-{task.key}'
-    old = (store.read_json(name) or {}).get('models', {})
+    old = (store.read_json(name) or {}).get('models')
+    old = old if isinstance(old, dict) else {} # a note that somebody else wrote
     changed = [s.name for s in sources if old.get(s.name, s.key) != s.key]
     if changed:
         again = sum(b.key not in store for b in blocks)
