@@ -358,14 +358,18 @@ def build_parser() -> argparse.ArgumentParser:
 # %% ../nbs/api/90_cli.ipynb #518fd9e1
 def _one_line(e) -> str: # The text of an error without line breaks
     if isinstance(e, OSError) and e.strerror:
-        return (f"tensorsim needs files that it can read and folders that it can write: got {e.strerror} for {e.filename}. "
+        return (f"tensorsim needs files that it can read and folders that it can write: got {e.strerror} for {_show(e.filename or 'the standard output')}. "
                 "Check the path.")
     return _show(' '.join(str(e).split())) or type(e).__name__
 
 def _warning(text, kind, *_): print(f"tensorsim: warning: {_one_line(text)}", file=sys.stderr)
 
-def _leave_stdout(): # What is still in its buffer goes nowhere, without a word at exit
-    with contextlib.suppress(OSError, ValueError, AttributeError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _flush(): # Here, where the errors of stdout are heard; what it does not take goes nowhere, without a word at exit
+    try:
+        if sys.stdout: sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) # no fault of what was asked
 
@@ -379,11 +383,8 @@ def main(
     args = argparse.Namespace(debug=False)
     try:
         try: return _main(argv, args)
-        finally:
-            if sys.stdout: sys.stdout.flush() # here, where its errors are heard
-    except BrokenPipeError: # the reader, `head` for instance, has seen enough
-        _leave_stdout()
-        return 0
+        finally: _flush()
+    except BrokenPipeError: return 0 # the reader, `head` for instance, has seen enough
     except KeyboardInterrupt:
         goes_on = bool(getattr(args, 'store', None)) or getattr(args, 'command', '') == 'demo'
         print("tensorsim: stopped" + goes_on*"; the same command goes on where it was", file=sys.stderr)
@@ -391,9 +392,7 @@ def main(
     except (ValueError, TypeError, NotImplementedError, OverflowError, OSError) as e:
         if args.debug: raise
         print(f"tensorsim: error: {_one_line(e)}", file=sys.stderr)
-        if getattr(e, 'errno', None) not in ROOM: return 2
-        _leave_stdout()
-        return 1
+        return 1 if getattr(e, 'errno', None) in ROOM else 2
     except Exception as e:
         if args.debug: raise
         print(f"tensorsim: fault: {type(e).__name__}: {_one_line(e)} Run it again with --debug to see where.",

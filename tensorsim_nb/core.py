@@ -87,11 +87,11 @@ def atomic_path(
 ):
     "Yield a temporary path beside `path`; rename it onto `path` on success, remove it on failure."
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(message(f"Writing {path.name} needs its folder", f"no folder {path.parent}", "Create it first."))
-    if path.is_dir(): raise IsADirectoryError(message("A file is written to a name of its own", f"{path}, which is a folder", "Name a file in it."))
-    tmp = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}.tmp") # two writers, even on two machines, never share it
     with disk_errors(path):
+        if not path.parent.is_dir():
+            raise FileNotFoundError(message(f"Writing {path.name} needs its folder", f"no folder {path.parent}", "Create it first."))
+        if path.is_dir(): raise IsADirectoryError(message("A file is written to a name of its own", f"{path}, which is a folder", "Name a file in it."))
+        tmp = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}.tmp") # two writers, even on two machines, never share it
         os.close(os.open(tmp, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)) # a disk that refuses says so before the work
         mode = tmp.stat().st_mode & 0o777
         try:
@@ -106,7 +106,7 @@ _LEFT = re.compile(r'\..*\.[0-9a-f]{32}\.tmp|\.tmp[A-Za-z0-9]{6}') # ours, and t
 
 def tidy(
     folder, # Where files are written by `atomic_path`
-    age:float=86_400, # Seconds
+    age=86_400, # Seconds
 ):
     "Remove what killed writers left behind, when it is older than a day."
     with contextlib.suppress(OSError):

@@ -141,18 +141,21 @@ def save_frame(
     for name, content in ((f'{path.name}.csv', data), (f'{path.name}.json', json.dumps(what, indent=1).encode())):
         with atomic_path(path.parent/name) as tmp: tmp.write_bytes(content)
 
+def _as_read(data:bytes): # -> DataFrame
+    import pandas as pd
+    return pd.read_csv(io.BytesIO(data))
+
 def load_frame(
     path, # As in `save_frame`
 ) -> 'tuple[pandas.DataFrame, dict]': # The table and its settings
     "Read a tidy table; raises `FileNotFoundError`, or `ValueError` for files that do not belong together."
-    import pandas as pd
     path = Path(path)
     try: what = parse_json(_read(path.parent, f'{path.name}.json'))
     except ValueError: what = None
     if not isinstance(what, dict) or what.get('format') != 'tensorsim_nb.frame/1' or not {'digest', 'meta'} <= what.keys():
         raise ValueError(message("`load_frame` reads its own format", f"another {path.name}.json", "Write it with `save_frame`."))
     data = _read_part(path.parent, f'{path.name}.csv', what['digest'])
-    try: return pd.read_csv(io.BytesIO(data)), what['meta']
+    try: return _as_read(data), what['meta']
     except ValueError as e:
         raise ValueError(message("`load_frame` reads a csv table", f"{path.name}.csv, which is none ({e})", "Compute the table again.")) from None
 
@@ -165,8 +168,9 @@ def kept_frame(
     meta = json.loads(json.dumps(meta))
     frame, found = _kept(load_frame, path) or (None, None)
     if frame is not None and found == meta: return frame
-    save_frame(make(), path, meta)
-    return load_frame(path)[0]
+    frame = make()
+    save_frame(frame, path, meta)
+    return _as_read(frame.to_csv(index=False).encode())
 
 def kept_table(
     folder, # As in `CheckpointTable.save`

@@ -126,7 +126,8 @@ def _to_dataframe(self:Gram,
     import pandas as pd
     if quantity not in ('similarity', 'distance', 'inner'):
         raise ValueError(message("`quantity` is 'similarity', 'distance' or 'inner'", repr(quantity), "Choose one of the three."))
-    return pd.DataFrame(getattr(self, quantity), index=self.labels, columns=self.labels)
+    names = pd.Index(self.labels, dtype=object) # strings of pandas refuse the bytes of a file name that are no text
+    return pd.DataFrame(getattr(self, quantity), index=names, columns=names)
 
 Gram.to_dataframe = _to_dataframe
 
@@ -259,7 +260,8 @@ class _Source:
 @lru_cache(64)
 def _skeleton(architecture:str) -> Model:
     with torch.device('meta'): m = _build(architecture)
-    return m.to_empty(device='cpu') # memory that is never touched
+    try: return m.to_empty(device='cpu') # memory that is never touched
+    except RuntimeError: raise ValueError(message("A checkpoint's architecture has weights that fit into memory", f"{sum(p.numel() for p in m.parameters()):,} numbers", "The header may be damaged: load the file by itself.")) from None
 
 # %% ../nbs/api/22_gram.ipynb #2ad50050
 def _model_digest(m) -> str:

@@ -183,6 +183,10 @@ def _load(
     except (SafetensorError, OSError, ValueError) as e:
         raise ValueError(message("`HeadTable.load` reads a whole safetensors file", f"{name}, which cannot be read ({e})", "It may be cut short: copy or compute it again.")) from None
     if meta.get('format') != HEADS_FORMAT: raise ValueError(message("`HeadTable.load` reads files written by `HeadTable.save`", f"{name} with format {meta.get('format')!r}", "Models are read by `ts.load`."))
-    return HeadTable(json.loads(meta['heads']), json.loads(meta['models']), {k: arrays[k] for k in KINDS if k in arrays}, meta['law'], meta['note'])
+    try: heads, models = [tuple(map(int, h)) for h in json.loads(meta['heads'])], [str(m) for m in json.loads(meta['models'])]
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError): heads = models = None
+    if not heads or not all(len(h) == 3 and 0 <= h[0] < len(models) for h in heads) or not {'law', 'note'} <= meta.keys() or not arrays or any(m.dtype != np.float64 for m in arrays.values()):
+        raise ValueError(message("The header of a `HeadTable` names its heads", f"{name}, where it is damaged", "Compute it again."))
+    return HeadTable(heads, models, {k: arrays[k] for k in KINDS if k in arrays}, meta['law'], meta['note'])
 
 HeadTable.save, HeadTable.load = _save, staticmethod(_load)

@@ -113,7 +113,7 @@ def _read_json(self:Store,
     return found if isinstance(found, dict) else None
 
 def _tidy(self:Store,
-    age:float=86_400, # Seconds
+    age=86_400, # Seconds
 ):
     "Remove what killed writers left behind, when it is older than a day."
     for folder in (self.path, self.path/'blocks'): tidy(folder, age)

@@ -278,8 +278,11 @@ def map_weights(
         return model
     if not isinstance(mapping, dict): raise TypeError(message("`mapping` is a dict of names, or a function", type(mapping).__name__, "Write {'0.weight': 'embed.weight', ...}."))
     names = {k: v for k, v in mapping.items() if k not in ('architecture', 'ignore')}
+    ignore = mapping.get('ignore', ())
+    if odd := [v for v in (*names.values(), *ignore) if not isinstance(v, str)] or [ignore]*isinstance(ignore, str):
+        raise TypeError(message("A mapping leads from names to names, and `ignore` is a list of names", repr(odd[0])[:60], "Write {'0.weight': 'embed.weight', 'ignore': ['step']}."))
     missing = [str(v) for v in names.values() if v not in state]
-    left = sorted(state.keys() - set(names.values()) - set(mapping.get('ignore', ())))
+    left = sorted(state.keys() - set(names.values()) - set(ignore))
     if missing or left or not names:
         got = f"no {', '.join(missing[:3])} in it" if missing else f"{', '.join(left[:3])} left over" if left else "no names"
         raise ValueError(message("A mapping names every tensor of the file", got, f"The file has {', '.join(list(state)[:6])}; list what to leave out under `ignore`."))

@@ -619,7 +619,7 @@ def table_html(
 ) -> str: # An HTML table
     "A table; the index is shown when it holds names."
     if isinstance(frame, dict):
-        frame = pd.DataFrame(dict(name=list(frame), value=pd.Series(list(frame.values()), dtype=object)))
+        frame = pd.DataFrame(dict(name=pd.Series(list(frame), dtype=object), value=pd.Series(list(frame.values()), dtype=object)))
     named = not isinstance(frame.index, pd.RangeIndex)
     names = [('' if n is None else n) for n in frame.index.names]*named + list(frame.columns)
     rows = frame.itertuples(index=False, name=None)
