@@ -134,7 +134,7 @@ def _heads(folder):
     A, B = ({k: (lambda X: X @ X.T)(r.normal(size=(4, 6))) for k in ('QK', 'OV')} for _ in range(2))
     table = HeadTable([(0, 0, h) for h in range(4)], ['m'], A, 'standard', '')
     data = file_of(table.save, folder)
-    def sound(t): assert np.isfinite(t.similarity('QK', zero=0.)).all() and len(t.labels) == len(t.heads)
+    def sound(t): assert np.isfinite(t.similarity(t.kinds[0], zero=0.)).all() and len(t.labels) == len(t.heads)
     yield 'heads', SimpleNamespace(read=HeadTable.load, good=[data], inner=('heads', 'models'), check=sound)
 
 
