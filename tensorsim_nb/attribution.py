@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .core import message
+from .core import message, printable
 from .hermite import hermite_degrees, hermite_parts
 from .laws import Gaussian, Law
 from .layers import Term
@@ -236,7 +236,9 @@ def _plot(self:Attribution,
     if len(order) > n:
         names.append(f'{len(order) - n} others')
         values.append(self.parts[order[n:]].sum())
-    ax.barh(names, values, color=['#b2182b' if v >= 0 else '#2166ac' for v in values])
+    at = range(len(names)) # two parts may have the same name
+    ax.barh(at, values, color=['#b2182b' if v >= 0 else '#2166ac' for v in values])
+    ax.set_yticks(at, [printable(n).replace('$', r'\$') for n in names])
     ax.axvline(0, color='black', linewidth=.8)
     ax.invert_yaxis()
     ax.set(xlabel='part of the total', ylabel=self.by)

@@ -11,11 +11,12 @@ import dataclasses, hashlib, math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .core import atomic_path, check_finite, generator, message
+from .core import DISK, atomic_path, check_finite, generator, make_folder, message
 
 # %% ../nbs/api/40_data.ipynb #40e1101b
 @dataclass(frozen=True, eq=False)
@@ -203,6 +204,7 @@ def _download(
                 raise ValueError(message(f"{name} has the published checksum {md5}", f"{digest.hexdigest()} from {url}",
                                          "Fetch the file by other means and name its folder."))
     except OSError as e:
+        if e.errno in DISK: raise # a full disk is no fault of the network
         raise ConnectionError(message("`svhn` with download=True needs the network", f"{e} for {url + name}",
                                       "Put the published .mat files into a folder and name it.")) from None
     return folder/name
@@ -214,7 +216,7 @@ def _svhn_file(folder:Path, name:str, download:bool) -> Path:
     if not download:
         raise FileNotFoundError(message("`svhn` reads the published .mat files", f"no {name} in {folder}",
                                         f"Get it from {SVHN_URL}, or use download=True; `digits()` needs no files."))
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return _download(name, folder, SVHN_URL, SVHN_MD5[name])
 
 def _read_svhn(path:Path) -> tuple[Float[Tensor, "sample d_in"], Int[Tensor, "sample"]]:
@@ -229,6 +231,8 @@ def _read_svhn(path:Path) -> tuple[Float[Tensor, "sample d_in"], Int[Tensor, "sa
         raise ValueError(message("SVHN files hold X (32, 32, 3, n) of bytes and n labels y", f"{got} in {path.name}", "Fetch it again."))
     red, green, blue = (torch.as_tensor(X[:, :, c]).float() for c in range(3))
     grey = (.299*red + .587*green + .114*blue)/255
+    if not isinstance(y, np.ndarray) or not np.isin(y, np.arange(11)).all():
+        raise ValueError(message("SVHN labels are whole numbers from 1 to 10", f"others in {path.name}", "Fetch it again."))
     return grey.permute(2, 0, 1).flatten(1).contiguous(), torch.as_tensor(y.ravel().astype('int64')) % 10
 
 # %% ../nbs/api/40_data.ipynb #b596f74b

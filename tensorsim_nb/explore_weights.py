@@ -66,11 +66,12 @@ def parse_direction(
     names:list, # Names of the outputs
 ) -> np.ndarray: # (out,) float64
     "A direction in output space from a few words."
-    term = re.compile(r"\s*([+-]?)\s*(?:(\d*\.?\d+)\s*\*\s*)?([^\s+*-]+)\s*")
+    known = '|'.join(map(re.escape, sorted(names, key=len, reverse=True))) # a name may hold blanks and signs
+    term = re.compile(rf"\s*([+-]?)\s*(?:(\d*\.?\d+)\s*\*\s*)?({known})\s*(?=[+-]|$)")
     u, at = np.zeros(len(names)), 0
     while at < len(text.strip()):
         m = term.match(text.strip(), at)
-        if not m or (at and not m[1]) or m[3] not in names:
+        if not m or (at and not m[1]):
             raise ValueError(message("A direction is a sum of outputs", repr(text.strip()[at:] or text)[:40], f"Write like {names[-1]} - {names[0]} or 0.5*{names[0]} + {names[-1]}."))
         u[names.index(m[3])] += float(m[2] or 1)*(-1 if m[1] == '-' else 1)
         at = m.end()

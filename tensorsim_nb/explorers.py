@@ -260,7 +260,7 @@ def save_html(self:Explorer,
             f'<div id="ts-controls"></div><div id="ts-says" role="status" aria-live="polite"></div><div id="ts-view"></div>{fixed}'
             f'<noscript>This page needs JavaScript.</noscript><script type="application/json" id="ts-data">{data}</script>')
     page = html_page(title or self.heading, body, style=PAGE_CSS, script=PANELS_JS + palettes_js() + self.page_js + PAGE_JS)
-    with atomic_path(path) as tmp: tmp.write_text(page, encoding='utf-8')
+    with atomic_path(path) as tmp: tmp.write_text(page, encoding='utf-8', errors='backslashreplace')
     return Path(path)
 
 def _label(c) -> str: return next((l for l, v in c.options if v == c.value), '') if hasattr(c, 'options') else ('on' if c.value else 'off')

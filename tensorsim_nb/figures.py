@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .core import message
-from .plots import COLOURS, DASHES, check_boundaries, colour_range, new_figure, similarity_heatmap
+from .plots import COLOURS, DASHES, _plain, _short, check_boundaries, colour_range, new_figure, similarity_heatmap
 
 # %% ../nbs/api/52_figures.ipynb #6309b2a2
 def _stage_ticks(ax, table, vertical:bool=False):
     "Names of the stages in the middle of their checkpoints."
-    names, n = table.meta['stages'], len(table.steps)
-    starts = [table.boundaries.get(s, 0) for s in names] + [n]
+    names, n = [_short(s, 20) for s in table.meta['stages']], len(table.steps)
+    starts = [table.boundaries.get(s, 0) for s in table.meta['stages']] + [n]
     middle = [(a + b - 1)/2 for a, b in zip(starts, starts[1:])]
     ax.set_xticks(middle, names, rotation=60, ha='right', rotation_mode='anchor', fontsize=7)
     if vertical: ax.set_yticks(middle, names, fontsize=7)
@@ -76,14 +76,14 @@ def class_grid(
     lo, hi, cmap = colour_range(*(np.asarray(table.matrices[k]) for k in names))
     for ax, name in zip(axes, names):
         im = ax.imshow(table.matrices[name], vmin=lo, vmax=hi, cmap=cmap, interpolation='nearest')
-        ax.set_title(name, fontsize=9)
+        ax.set_title(_short(name, 20), fontsize=9)
         for i in check_boundaries(table.boundaries, len(table.steps)).values():
             for draw in (ax.axvline, ax.axhline): draw(i - .5, color='white', lw=.7, ls='--')
         ax.tick_params(labelsize=7)
     for ax in axes[len(names):]: ax.axis('off')
     fig.supxlabel('checkpoint', fontsize=9); fig.supylabel('checkpoint', fontsize=9)
     fig.colorbar(im, ax=list(axes), label='similarity', fraction=.02)
-    fig.suptitle(title, fontsize=10)
+    fig.suptitle(_plain(title), fontsize=10)
     return fig
 
 # %% ../nbs/api/52_figures.ipynb #29142b94
@@ -106,7 +106,7 @@ def diffing_figure(
             if part == 'gaussian': ax.plot(c['index'], c['null'], color='#888888', lw=1.2, label='placebo')
         ax.axhline(0, color='black', lw=.8)
         for i in starts[1:-1]: ax.axvline(i - .5, color='black', lw=.7, ls='--')
-        ax.set_xticks([(a + b - 1)/2 for a, b in zip(starts, starts[1:])], dict.fromkeys(stages), rotation=60, ha='right', rotation_mode='anchor', fontsize=7)
+        ax.set_xticks([(a + b - 1)/2 for a, b in zip(starts, starts[1:])], [_short(s, 20) for s in dict.fromkeys(stages)], rotation=60, ha='right', rotation_mode='anchor', fontsize=7)
         ax.set_title(f'output {o}', fontsize=9)
         ax.tick_params(axis='y', labelsize=7)
     axes[0].set_ylabel('cosine with the checkpoint')
@@ -136,7 +136,7 @@ def robustness_figure(
             ax.plot([-1, 1], [-1, 1], color='#888888', lw=.8)
             ax.scatter(some['behaviour'], some[metric], s=3, color=COLOURS[k], alpha=.5, lw=0)
             ax.text(.04, .95, f"r = {r[law, metric]:.4f}", transform=ax.transAxes, va='top', fontsize=7)
-            if not k: ax.set_title(law, fontsize=8)
+            if not k: ax.set_title(_short(law, 24), fontsize=8)
             if not c: ax.set_ylabel(metric, fontsize=8)
             ax.tick_params(labelsize=6)
     fig.supxlabel('behaviour: pooled cosine of outputs', fontsize=9); fig.supylabel('metric, from the weights', fontsize=9)
@@ -158,10 +158,10 @@ def headline_figure(
         x, low, high = (table[c].to_numpy(dtype=float) for c in (what, f'{what} low', f'{what} high'))
         ax.errorbar(x, y, xerr=np.abs(np.stack([x - low, high - x])), fmt=marker, ms=4, lw=1.4, capsize=2, color=(COLOURS[1], '#666666')[k], label=('run', 'null')[k])
     ax.axvline(0, color='black', lw=.8)
-    ax.set_yticks(np.arange(len(table)), [str(i) for i in table.index], fontsize=8)
+    ax.set_yticks(np.arange(len(table)), [_short(i, 40) for i in table.index], fontsize=8)
     ax.invert_yaxis()
-    ax.set_xlabel(quantity, fontsize=9)
+    ax.set_xlabel(_plain(quantity), fontsize=9)
     ax.grid(axis='x', alpha=.25)
     ax.legend(fontsize=8, frameon=False)
-    ax.set_title(title, fontsize=10)
+    ax.set_title(_plain(title), fontsize=10)
     return fig

@@ -20,7 +20,7 @@ from torch import Tensor
 from .baselines import matrix_cosines, output_cosines
 from .core import check_finite, message
 from .data import of_classes
-from .experiments import CheckpointTable, kept_frame, load_data, load_table
+from .experiments import CheckpointTable, kept_frame, kept_table, load_data
 from .gram import gram
 from .models import deep_mlp, load
 from .telescopes import Polynomial, polynomial
@@ -141,12 +141,7 @@ def forgetting(
     for name, stages in (('nine stages', list(STAGES)), ('control', CONTROL)):
         found, curves = train_stages(stages, config, data, run_dir/'stages', quiet=quiet)
         meta = json.loads(json.dumps(dict(experiment='forgetting', name=name, stages=stages, config=asdict(config))))
-        folder = run_dir/'tables'/name.replace(' ', '_')
-        table = load_table(folder) if (folder/'table.json').exists() else None
-        if table is None or table.meta != meta:
-            with cpu_threads(1): table = _table(found, curves, data[1], meta)
-            table.save(folder)
-        tables.append(table)
+        tables.append(kept_table(run_dir/'tables'/name.replace(' ', '_'), meta, lambda: _table(found, curves, data[1], meta)))
     return tuple(tables)
 
 # %% ../nbs/api/45_forgetting.ipynb #03f0dff4

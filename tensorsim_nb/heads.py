@@ -161,7 +161,7 @@ def _to_dataframe(self:HeadTable,
 
 HeadTable.gram, HeadTable.to_dataframe = _gram, _to_dataframe
 
-# %% ../nbs/api/24_heads.ipynb #6966a26c
+# %% ../nbs/api/24_heads.ipynb #df99a6fe
 HEADS_FORMAT = 'tensorsim_nb/heads/1'
 
 def _save(self:HeadTable,
@@ -175,6 +175,11 @@ def _load(
 ) -> HeadTable:
     "Read a table; raises `ValueError` for a foreign or damaged file."
     arrays, text = read_arrays(path, HEADS_FORMAT, 'HeadTable')
-    return HeadTable(list(map(tuple, json.loads(text['heads']))), json.loads(text['models']), {k: arrays[k] for k in KINDS if k in arrays}, text['law'], text['note'])
+    try: heads, models = [tuple(map(int, h)) for h in json.loads(text['heads'])], [str(m) for m in json.loads(text['models'])]
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError): heads = models = None
+    fits = heads and all(len(h) == 3 and 0 <= h[0] < len(models) for h in heads) and {'law', 'note'} <= text.keys()
+    if not fits or not arrays or any(m.dtype != np.float64 for m in arrays.values()):
+        raise ValueError(message("The header of a `HeadTable` names its heads", f"{Path(path).name}, where it is damaged", "Compute it again."))
+    return HeadTable(heads, models, {k: arrays[k] for k in KINDS if k in arrays}, text['law'], text['note'])
 
 HeadTable.save, HeadTable.load = _save, staticmethod(_load)

@@ -23,14 +23,14 @@ from torch.nn.functional import cross_entropy, normalize
 
 from .baselines import matrix_cosines
 from .core import generator, message
-from .experiments import CheckpointTable, load_table
+from .experiments import CheckpointTable, kept_table
 from .gram import gram
 from .laws import Tokens
 from .layers import ROTARY_BASE, BilinearAttention, Linear, rotate
 from .models import Model, load, transformer
 from .moments import propagate
 from .similarity import FAIR, POOR
-from .train import Run, Task, TrainConfig, cpu_threads, seeded, train
+from .train import Run, Task, TrainConfig, seeded, train
 
 # %% ../nbs/api/47_language.ipynb #cc3631b2
 @dataclass(frozen=True, eq=False)
@@ -421,12 +421,7 @@ def language(
     run_dir, source = Path(run_dir), make_source(config)
     run = train(language_model(config), language_task(source), config.training, run_dir, quiet=quiet, title='language',
                 measure=lambda net: measure_language(net, source))
-    folder = run_dir/'table'
-    table = load_table(folder) if (folder/'table.json').exists() else None
-    if table is None or table.meta != _language_meta(config):
-        with cpu_threads(1): table = _language_table(run, source, config)
-        table.save(folder)
-    return table
+    return kept_table(run_dir/'table', _language_meta(config), lambda: _language_table(run, source, config))
 
 # %% ../nbs/api/47_language.ipynb #5d664aef
 MEASURES = ('roles', 'closure', 'sampled', 'output', 'matrix') # matrices of cosines, as columns of the table below

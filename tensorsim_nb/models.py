@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .core import atomic_path, check_finite, message
+from .core import atomic_path, check_finite, message, parse_json
 from .layers import BilinearAttention, BilinearMLP, Linear
 
 # %% ../nbs/api/11_models.ipynb #92467cb1
@@ -165,10 +165,11 @@ def save(
     "Write weights and architecture to one safetensors file."
     if not isinstance(model, Model): raise TypeError(message("`save` writes a plain `Model`", type(model).__name__, "Save the parts of a sum one by one."))
     model = Model(*(layer.plain() if hasattr(layer, 'plain') else layer for layer in model)) # a view becomes a layer of its own
-    state = {k: check_finite(v.detach(), f"Weight {k}").cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    _check_weights(state)
     arch = json.dumps([dict(type=type(layer).__name__, **layer.config()) for layer in model])
     with atomic_path(path) as tmp:
-        save_file(state, tmp, metadata=dict(format=FORMAT, architecture=arch, **{k: str(v) for k, v in info.items()}))
+        save_file(state, tmp, metadata=dict(format=FORMAT, architecture=arch, **{k: str(v).encode('utf-8', 'backslashreplace').decode() for k, v in info.items()}))
 
 # %% ../nbs/api/11_models.ipynb #75503d7a
 def _header(path) -> 'tuple[dict, list[str]]':
@@ -185,6 +186,22 @@ def _header(path) -> 'tuple[dict, list[str]]':
         raise ValueError(message("`load` reads a whole safetensors file", f"{path.name}, which cannot be read ({e})",
                                  "It may be cut short: copy or save it again.")) from None
 
+def _tensors(path, names:list) -> dict: # Name -> tensor
+    "The tensors of a safetensors file."
+    try:
+        with safe_open(path, 'pt') as f: return {k: f.get_tensor(k) for k in names}
+    except Exception as e: # a kind of number that torch has not, for instance
+        raise ValueError(message("Weights are read from a whole safetensors file", f"{Path(path).name}, which cannot be read ({e})", "Save it again.")) from None
+
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+def _check_weights(state:dict, where:str=''):
+    "Refuse weights that no layer computes with: of other kinds than floats, of two kinds at once, not finite."
+    kinds = {v.dtype: k for k, v in state.items()}
+    if odd := [f"{t} for {k}{where}" for t, k in kinds.items() if t not in _FLOATS] or [f"{' and '.join(map(str, kinds))}{where}"]*(len(kinds) > 1):
+        raise ValueError(message("Weights are floating-point numbers of one kind", odd[0], "Convert them with `.float()` or `.double()` and save them again."))
+    for k, v in state.items(): check_finite(v, f"Weight {k}{where}")
+
 def _check_config(k:str, v):
     "Refuse a number in a header that no `save` would write; contexts are bounded because a mask takes memory."
     if k.startswith(('d_', 'n_')): good = type(v) is int and 0 < v < (2**14 if k == 'n_ctx' else 2**31)
@@ -193,17 +210,22 @@ def _check_config(k:str, v):
     else: good = True
     if not good: raise ValueError(f"{k} is {str(v)[:40]}")
 
-def _build(spec:str) -> Model:
-    "A model from its architecture in JSON; any fault is a `ValueError`."
+def _build(
+    spec:str, # JSON
+    need:str="An architecture names layers that this version knows", # For the message
+    name:str='', # Where it comes from, for the message
+) -> Model:
+    "A model from its architecture; any fault is a `ValueError`."
     layers = []
     try:
-        for layer in json.loads(spec):
+        for layer in parse_json(spec):
             kind = layer.pop('type')
             if kind not in LAYERS: raise ValueError(f"unknown layer {str(kind)[:40]}")
             for k, v in layer.items(): _check_config(k, v)
             layers.append(LAYERS[kind](**layer))
         return Model(*layers)
-    except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as e: raise ValueError(str(e)[:200]) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError, IndexError) as e:
+        raise ValueError(message(need, f"{name and name + ': '}{str(e)[:200]}", "Update tensorsim_nb or save the model again.")) from None
 
 # %% ../nbs/api/11_models.ipynb #f29e78a2
 def _torch_file(path) -> bool:
@@ -218,8 +240,7 @@ def read_weights(
     "The tensors of a file; a pickle goes through `torch.load(weights_only=True)`, which runs no code of the file."
     name = Path(path).name
     if not _torch_file(path):
-        names = _header(path)[1]
-        with safe_open(path, 'pt') as f: return {k: f.get_tensor(k) for k in names}
+        return _tensors(path, _header(path)[1])
     try: found = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e: # whatever a damaged or hostile pickle leads to
         raise ValueError(message("A .pt file holds tensors by name, which torch loads with weights_only=True", f"{name}, which holds more or is damaged ({type(e).__name__})",
@@ -227,7 +248,12 @@ def read_weights(
     if isinstance(found, dict): found = next((found[k] for k in ('state_dict', 'model_state_dict', 'model') if isinstance(found.get(k), dict)), found)
     if not isinstance(found, dict) or not found or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
         raise ValueError(message("A .pt file holds tensors by name", f"{name} with a {type(found).__name__} of other things", "Write torch.save(model.state_dict(), path)."))
+    if odd := [k for k, v in found.items() if not _is_whole(v)]:
+        raise ValueError(message("A .pt file holds every number of its tensors", f"{name} with {odd[0]!r}, which is sparse, quantised or repeats its numbers", "Write {k: v.contiguous() for k, v in state.items()}."))
     return dict(found)
+
+def _is_whole(v:Tensor) -> bool: # a small file can declare a tensor that fills the memory
+    return v.layout == torch.strided and v.device.type == 'cpu' and not v.is_quantized and v.numel()*v.element_size() <= v.untyped_storage().nbytes()
 
 # %% ../nbs/api/11_models.ipynb #ecbf4312
 def _guess_layer(names:dict) -> dict: # {'left.weight': tensor, ...} -> config
@@ -253,19 +279,22 @@ def map_weights(
         return model
     if not isinstance(mapping, dict): raise TypeError(message("`mapping` is a dict of names, or a function", type(mapping).__name__, "Write {'0.weight': 'embed.weight', ...}."))
     names = {k: v for k, v in mapping.items() if k not in ('architecture', 'ignore')}
+    ignore = mapping.get('ignore', ())
+    if odd := [v for v in (*names.values(), *ignore) if not isinstance(v, str)] or [ignore]*isinstance(ignore, str):
+        raise TypeError(message("A mapping leads from names to names, and `ignore` is a list of names", repr(odd[0])[:60], "Write {'0.weight': 'embed.weight', 'ignore': ['step']}."))
     missing = [str(v) for v in names.values() if v not in state]
-    left = sorted(state.keys() - set(names.values()) - set(mapping.get('ignore', ())))
+    left = sorted(state.keys() - set(names.values()) - set(ignore))
     if missing or left or not names:
         got = f"no {', '.join(missing[:3])} in it" if missing else f"{', '.join(left[:3])} left over" if left else "no names"
         raise ValueError(message("A mapping names every tensor of the file", got, f"The file has {', '.join(list(state)[:6])}; list what to leave out under `ignore`."))
     got = {k: state[v].detach() for k, v in names.items()}
     for k, v in got.items():
         if not v.is_floating_point() or v.ndim != 2 - k.endswith('bias') or not k.partition('.')[0].isdecimal(): raise ValueError(message("A mapping leads from names like '0.left.weight' to weights", f"{k!r} to {tuple(v.shape)} of {v.dtype}", "Mend the name, or ignore the tensor."))
-        check_finite(v, f"Weight {names[k]}")
+    _check_weights({names[k]: v for k, v in got.items()})
     layers = {}
     for k, v in got.items(): layers.setdefault(int(k.partition('.')[0]), {})[k.partition('.')[2]] = v
     spec = mapping.get('architecture') or [_guess_layer(layers[i]) for i in sorted(layers)]
-    with torch.device('meta'): model = _build(json.dumps(spec))
+    with torch.device('meta'): model = _build(json.dumps(spec), "`architecture` lists layers as `info` shows them")
     want = model.state_dict()
     zero = {k: torch.zeros(v.shape, dtype=next(iter(got.values())).dtype) for k, v in want.items() if k.endswith('bias') and k not in got and not mapping.get('architecture')}
     odd = sorted(k for k in want.keys() | got.keys() if k not in zero and (k not in want or k not in got or want[k].shape != got[k].shape))
@@ -284,19 +313,14 @@ def load(
     name = Path(path).name
     if meta.get('format') != FORMAT:
         raise ValueError(message("`load` reads files written by `ts.save`", f"{name} with format {meta.get('format')!r}", "For weights from elsewhere build the `Model` yourself and copy them in."))
-    try:
-        with torch.device('meta'): model = _build(meta.get('architecture', ''))
-    except ValueError as e:
-        raise ValueError(message("The header names layers that this version knows", f"{name}: {e}", "Update tensorsim_nb or save the model again.")) from None
+    with torch.device('meta'): model = _build(meta.get('architecture', ''), "The header names layers that this version knows", name)
     want = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    with safe_open(path, 'pt') as f: state = {k: f.get_tensor(k) for k in names}
+    state = _tensors(path, names)
     got = {k: tuple(v.shape) for k, v in state.items()}
     if want != got:
         odd = sorted(k for k in want.keys() | got.keys() if want.get(k) != got.get(k))
         raise ValueError(message("Weights fit the architecture in the header", f"{name} with other shapes for {odd[:3]}", "The file is damaged: save the model again."))
-    for k, v in state.items():
-        if not v.is_floating_point(): raise ValueError(message("Weights are floating-point numbers", f"{v.dtype} for {k} of {name}", "Save the model again with `ts.save`."))
-        check_finite(v, f"Weight {k} of {name}")
+    _check_weights(state, f" of {name}")
     model.load_state_dict(state, assign=True)
     return model
 
@@ -307,6 +331,6 @@ def info(
     "What a checkpoint file says of itself, without reading the weights."
     meta, names = _header(path)
     if meta.get('format') != FORMAT: raise ValueError(message("`info` reads files written by `ts.save`", f"{Path(path).name} with format {meta.get('format')!r}", "Write it with `ts.save`."))
-    try: architecture = json.loads(meta['architecture'])
-    except (KeyError, ValueError, RecursionError): raise ValueError(message("The header describes the layers", f"{Path(path).name}, where it is missing or damaged", "Save the model again.")) from None
+    try: architecture = parse_json(meta['architecture'])
+    except (KeyError, ValueError): raise ValueError(message("The header describes the layers", f"{Path(path).name}, where it is missing or damaged", "Save the model again.")) from None
     return {**meta, 'architecture': architecture, 'tensors': len(names)}

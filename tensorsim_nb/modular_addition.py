@@ -20,12 +20,12 @@ from torch.nn.functional import cross_entropy, embedding
 
 from .baselines import matrix_cosines, output_cosines
 from .core import generator, message
-from .experiments import CheckpointTable, load_table
+from .experiments import CheckpointTable, kept_table
 from .gram import gram
 from .laws import Categorical
 from .layers import BilinearMLP
 from .models import Model, load
-from .train import Run, Task, TrainConfig, cpu_threads, seeded, train
+from .train import Run, Task, TrainConfig, seeded, train
 
 # %% ../nbs/api/46_modular_addition.ipynb #7ed937fd
 @dataclass(frozen=True)
@@ -238,12 +238,7 @@ def modular_addition(
     run_dir = Path(run_dir)
     run = train(modular_model(config), modular_task(config), config.training, run_dir, quiet=quiet, title='modular addition',
                 measure=lambda net: measure_pairs(net, config))
-    folder = run_dir/'table'
-    table = load_table(folder) if (folder/'table.json').exists() else None
-    if table is None or table.meta != _modular_meta(config):
-        with cpu_threads(1): table = _modular_table(run, config)
-        table.save(folder)
-    return table
+    return kept_table(run_dir/'table', _modular_meta(config), lambda: _modular_table(run, config))
 
 # %% ../nbs/api/46_modular_addition.ipynb #b0a518cf
 def milestones(

@@ -13,8 +13,8 @@ from matplotlib import colormaps
 from matplotlib.patches import Arc, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from .core import message
-from .plots import COLOURS, DASHES, Picture, _plain, _short, _thin_ticks
+from .core import message, printable
+from .plots import COLOURS, DASHES, Picture, _key, _plain, _short, _thin_ticks
 
 # %% ../nbs/api/51_panels.ipynb #e826228d
 def _finite(x, what:str) -> np.ndarray: # float64
@@ -155,10 +155,10 @@ def _draw_bars(ax, p):
     x, n = np.arange(len(p['names'])), len(p['series'])
     for k, s in enumerate(p['series']):
         fill = [COLOURS[1] if n == 1 and i == p['mark'] else COLOURS[k] for i in x]
-        ax.bar(x - .4 + .8/n*(k+.5), s['y'], .8/n, color=fill, edgecolor='#444444', lw=.6, label=_plain(s['name']),
+        ax.bar(x - .4 + .8/n*(k+.5), s['y'], .8/n, color=fill, edgecolor='#444444', lw=.6, label=_key(s['name']),
                yerr=p['error'] if k == 0 else None, capsize=2)
     if n > 1 and p['mark'] is not None: ax.axvspan(p['mark']-.5, p['mark']+.5, color='#999999', alpha=.25, zorder=0)
-    if p['line']: ax.axhline(p['line'][0], color='black', ls='--', lw=1, label=_plain(p['line'][1]))
+    if p['line']: ax.axhline(p['line'][0], color='black', ls='--', lw=1, label=_key(p['line'][1]))
     ax.axhline(0, color='black', lw=.8)
     long = sum(len(s) for s in p['names']) > 44
     ax.set_xticks(x, [_short(s, 16) for s in p['names']], rotation=35 if long else 0, ha='right' if long else 'center', fontsize=8)
@@ -169,10 +169,10 @@ def _draw_lines(ax, p):
     for c in p['curves']:
         look = dict(line='-', dots='', both='-')[c['style']]
         ax.errorbar(c['x'], c['y'], yerr=c['error'], ls=look and DASHES[c['colour'] % 7], color=COLOURS[c['colour'] % 7],
-                    marker='' if c['style'] == 'line' else 'o', ms=3.5, lw=1.5, capsize=2, elinewidth=1, label=_plain(c['name']))
+                    marker='' if c['style'] == 'line' else 'o', ms=3.5, lw=1.5, capsize=2, elinewidth=1, label=_key(c['name']))
     for m in p['marks']: ax.axvline(m, color='#d00000', lw=1.4, alpha=.8)
     for k, (low, high, name) in enumerate(p['bands']):
-        ax.axhspan(low, high, color='#888888', alpha=.1 + .1*(k % 3), zorder=0, label=_plain(name))
+        ax.axhspan(low, high, color='#888888', alpha=.1 + .1*(k % 3), zorder=0, label=_key(name))
     if p['log']: ax.set_xscale('log')
     elif all((c['x'] == c['x'].round()).all() for c in p['curves']): ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ends = [10**e for e in p['x_limits']] if p['log'] else p['x_limits']
@@ -243,7 +243,7 @@ def panel_figure(
 
 def _wrapped(text:str, width:int) -> 'list[str]': # Lines of at most about `width` characters
     import textwrap
-    return textwrap.wrap(_plain(text), width) or ['']
+    return [_plain(line) for line in textwrap.wrap(printable(text), width)] or [''] # cut first: an escaped dollar is not to be torn apart
 
 # %% ../nbs/api/51_panels.ipynb #22b69155
 def _b64(a, kind:str='<f4') -> str: return base64.b64encode(np.ascontiguousarray(a, dtype=kind).tobytes()).decode()

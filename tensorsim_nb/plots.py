@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from .core import atomic_path, message
+from .core import atomic_path, message, printable
 
 # %% ../nbs/api/50_plots.ipynb #151e8270
 class Picture(Figure):
@@ -68,11 +68,15 @@ def check_matrix(
     return m
 
 def _plain(text) -> str: # Text that matplotlib does not read as maths
-    return str(text).replace('$', r'\$')
+    return printable(text, keep='\n').replace('$', r'\$')
 
 def _short(text, most:int=12) -> str: # The same, cut where it would push the picture away
-    s = str(text)
+    s = printable(text)
     return _plain(s if len(s) <= most else s[:most-1] + '…')
+
+def _key(text, most:int=60) -> str: # The same for a legend, which would leave out what begins with _
+    s = _short(text, most)
+    return '\u200a' + s if s.startswith('_') else s
 
 def _axes(ax, width, height) -> 'tuple[Figure, Axes]':
     "The given axes and their figure, or new ones."
@@ -138,7 +142,7 @@ def similarity_heatmap(
     ax.set_title(_plain(title), fontsize=10)
     _step_axis(ax.xaxis, labels); _step_axis(ax.yaxis, labels)
     ax.tick_params(axis='x', rotation=45 if max(len(str(l)) for l in labels) > 3 else 0)
-    ax.set(xlabel=axis, ylabel=axis)
+    ax.set(xlabel=_plain(axis), ylabel=_plain(axis))
     for i in bounds.values(): _stage_lines(ax, i)
     if len(m) <= 8: _write_values(ax, m, lo, hi, cmap)
     if colour_bar: _colour_bar(im, quantity, ax=ax, fraction=.046)
@@ -454,9 +458,9 @@ def curve_panel(
     for k, (name, label) in enumerate(names.items()):
         c = curves[curves['quantity'] == name]
         if not len(c): raise ValueError(message("`curve_panel` draws curves of the table", f"no {name!r}", f"There are {sorted(set(curves['quantity']))[:9]}."))
-        ax.plot(np.interp(c['step'], at, np.arange(len(at))), c['value'], color=COLOURS[k % 7], ls=DASHES[k % 7], lw=1.5, label=_short(label, 24))
-    for k, (label, y) in enumerate((lines or {}).items()): ax.axhline(y, color='#555555', lw=.9, ls=DASHES[(k + 1) % 7], label=_short(label, 24))
-    ax.set(ylabel=quantity, ylim=limits)
+        ax.plot(np.interp(c['step'], at, np.arange(len(at))), c['value'], color=COLOURS[k % 7], ls=DASHES[k % 7], lw=1.5, label=_key(label, 24))
+    for k, (label, y) in enumerate((lines or {}).items()): ax.axhline(y, color='#555555', lw=.9, ls=DASHES[(k + 1) % 7], label=_key(label, 24))
+    ax.set(ylabel=_plain(quantity), ylim=limits)
     ax.grid(alpha=.25)
     ax.legend(fontsize=6.5, frameon=False, loc='lower left', bbox_to_anchor=(0, 1), ncols=2, borderpad=.1, columnspacing=1, handlelength=1.6)
 
@@ -615,7 +619,7 @@ def table_html(
 ) -> str: # An HTML table
     "A table; the index is shown when it holds names."
     if isinstance(frame, dict):
-        frame = pd.DataFrame(dict(name=list(frame), value=pd.Series(list(frame.values()), dtype=object)))
+        frame = pd.DataFrame(dict(name=pd.Series(list(frame), dtype=object), value=pd.Series(list(frame.values()), dtype=object)))
     named = not isinstance(frame.index, pd.RangeIndex)
     names = [('' if n is None else n) for n in frame.index.names]*named + list(frame.columns)
     rows = frame.itertuples(index=False, name=None)
@@ -644,7 +648,7 @@ def report(
     "Write one self-contained HTML page with text, pictures and tables."
     body = '\n'.join(_section(*_pair(s)) for s in sections)
     page = html_page(title, body)
-    with atomic_path(path) as tmp: tmp.write_text(page, encoding='utf-8')
+    with atomic_path(path) as tmp: tmp.write_text(page, encoding='utf-8', errors='backslashreplace')
     return Path(path)
 
 # %% ../nbs/api/50_plots.ipynb #6eff1e7e

@@ -78,7 +78,10 @@ class _Reader:
     def take(self, name:str) -> Tensor:
         if name not in self.state: raise ValueError(message("`from_state_dict` finds every tensor that the mapping names", f"no {name!r}", f"There are {', '.join(list(self.state)[:8])}, ..."))
         self.taken.add(name)
-        return check_finite(self.state[name].detach(), f"Tensor {name}")
+        W = self.state[name]
+        if not isinstance(W, Tensor) or not W.is_floating_point() or not W.numel():
+            raise ValueError(message("Weights are tensors of floating-point numbers", f"{name}: {type(W).__name__} {getattr(W, 'dtype', '')} {tuple(getattr(W, 'shape', ()))}", "Convert it with `.float()`, or name it in `ignore`."))
+        return check_finite(W.detach(), f"Tensor {name}")
     def weight(self, names:dict, role:str) -> Tensor: # (out, in)
         W = self.take(names[role])
         if W.ndim != 2: raise ValueError(message("Weights are matrices", f"{names[role]} of shape {tuple(W.shape)}", "Reshape it first, heads beside each other."))

@@ -1,11 +1,20 @@
-"""Damaged and hostile files: mutations of good ones, of their bytes, of their headers and of the JSON inside the headers."""
+"""Damaged and hostile files: mutations of good ones, of their bytes, of their headers, of the JSON inside and of the members of a zip."""
 import copy
+import io
 import json
 import random
+import re
 import struct
+import zipfile
 
 NASTY = (None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, float('nan'), float('inf'), '', 'x'*300, '../../etc/passwd', '/etc/passwd', '\0',
-         '<script>alert(1)</script>', 'causal', [], [[]], [1, 2], {}, {'type': 'Linear'}, {'__class__': 'os.system'}, 'cos\nsystem\n(S"id"\ntR.')
+         '<script>alert(1)</script>', 'causal', [], [[]], [1, 2], {}, {'type': 'Linear'}, {'__class__': 'os.system'}, 'cos\nsystem\n(S"id"\ntR.',
+         '\x1b[31m', '\udc80', '\u202e', 'nan', '1', 2.5, 'F64', 'BF16', [0, 8], [0, 2**40], [2**31, 2**31], [0, 0], [[1.0]])
+NPY = ("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }", "('*9)",
+       "{'descr': '<c16', 'fortran_order': False, 'shape': (3,), }", "{'descr': '<U4', 'fortran_order': True, 'shape': (3, 1), }", "__import__('os').mkdir('run')",
+       "{'descr': '<f8', 'fortran_order': False, 'shape': (-1,), }", "{'descr': '<f8', 'fortran_order': False, 'shape': (0, 3), }", "("*5000,
+       "{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (3,), }", "{'descr': '<M8[s]', 'fortran_order': False, 'shape': (3,), }")
+ONE_LINE = re.compile(r'.*: got .+\. \S.*') # need, got, do, and no line break
 
 
 def split(data):
@@ -54,41 +63,74 @@ def mutate_bytes(rng, data):
     return bytes(data)
 
 
+def mutate_json(rng, data, inner=()):
+    "Change what JSON says, or write one of its keys twice."
+    if rng.random() < .9: return json.dumps(mutate_data(rng, json.loads(data))).encode()
+    text = data.decode()
+    at = [m.start() for m in re.finditer(r'"\w+": ', text)]
+    i = rng.choice(at)
+    return (text[:i] + re.match(r'"\w+": ', text[i:])[0] + '1, ' + text[i:]).encode()
+
+
 def mutate_header(rng, data, inner):
-    "Change the header; `inner` are the metadata fields that hold JSON of their own."
+    "Change the header of a safetensors file; `inner` are the metadata fields that hold JSON of their own."
     header, body = split(data)
     fields = [k for k in inner if k in header.get('__metadata__', {})]
     if fields and rng.random() < .7:
         k = rng.choice(fields)
         text = header['__metadata__'][k]
-        header['__metadata__'][k] = mutate_bytes(rng, text.encode() or b'x').decode('latin1') if rng.random() < .2 else json.dumps(mutate_data(rng, json.loads(text)))
+        header['__metadata__'][k] = (mutate_bytes if rng.random() < .2 else mutate_json)(rng, text.encode() or b'x').decode('latin1')
     else: header = mutate_data(rng, header)
     return join(header, body)
 
 
-def mutate(rng, data, inner=()):
+def mutate_zip(rng, data, inner=()):
+    "Write a zip file anew with one member changed, dropped, doubled or renamed; in .npz files also with another header of the array."
+    out, names = io.BytesIO(), zipfile.ZipFile(io.BytesIO(data)).namelist()
+    victim, how = rng.choice(names), rng.randrange(6)
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, 'w', rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as new:
+        for name in names:
+            inside = old.read(name)
+            if name == victim:
+                if how == 0: continue
+                if how == 1: name = rng.choice(('../../evil', '/evil', 'x.npy', 'x', '', '\udc80'.encode('utf8', 'replace').decode(), name + '.npy'))
+                elif how == 2 and inside[:6] == b'\x93NUMPY':
+                    head = rng.choice(NPY).encode()
+                    inside = b'\x93NUMPY\x01\x00' + struct.pack('<H', len(head)) + head + inside[128:]
+                else: inside = mutate_bytes(rng, inside or b'x')
+            new.writestr(name, inside)
+    return out.getvalue()
+
+
+KINDS = dict(safetensors=mutate_header, json=mutate_json, zip=mutate_zip, bytes=lambda rng, data, inner: mutate_bytes(rng, data))
+BROKEN = (ValueError, KeyError, TypeError, AttributeError, struct.error, IndexError, zipfile.BadZipFile, RuntimeError, EOFError, NotImplementedError, OSError, zipfile.zlib.error)
+
+
+def mutate(rng, data, inner=(), kind='safetensors'):
     "One to three mutations of a file that begins as a good one."
     for _ in range(rng.randint(1, 3)):
-        try: data = mutate_header(rng, data, inner) if rng.random() < .5 else mutate_bytes(rng, data)
-        except (ValueError, KeyError, TypeError, AttributeError, struct.error, IndexError): data = mutate_bytes(rng, data or b'x')
+        try: data = KINDS[kind](rng, data, inner) if rng.random() < .6 else mutate_bytes(rng, data)
+        except BROKEN: data = mutate_bytes(rng, data or b'x')
         data = data or b'x'
     return data
 
 
-def campaign(read, good, folder, n, *, seed=0, inner=(), suffix='.safetensors', refusals=(ValueError, FileNotFoundError), check=None):
+def campaign(read, good, folder, n, *, seed=0, inner=(), kind='safetensors', suffix='', refusals=(ValueError, TypeError, OSError, NotImplementedError), check=None):
     "Feed n mutations to `read`; return how many were refused and read. Anything else than a clear refusal is raised with its seed."
     refused, path = 0, folder/f'fuzz{suffix}'
     before = sorted(p.name for p in folder.iterdir())
     for i in range(n):
         rng = random.Random(f'{seed}/{i}')
-        path.write_bytes(mutate(rng, rng.choice(good), inner))
+        path.write_bytes(mutate(rng, rng.choice(good), inner, kind))
         try: got = read(path)
         except refusals as e:
-            assert str(e), f'no message (seed {seed}/{i})'
+            if not ONE_LINE.fullmatch(str(e)): raise AssertionError(f'no need, got, do in one line: {type(e).__name__}: {str(e)!r} (seed {seed}/{i}; the file is kept as {path})') from e
             refused += 1
-        except BaseException as e: raise AssertionError(f'{type(e).__name__}: {e} (seed {seed}/{i}; the file is kept as {path})') from e
+        except BaseException as e: raise AssertionError(f'{type(e).__name__}: {str(e)!r} (seed {seed}/{i}; the file is kept as {path})') from e
         else:
-            if check: check(got)
+            try:
+                if check: check(got)
+            except Exception as e: raise AssertionError(f'read, but not sound: {type(e).__name__}: {e} (seed {seed}/{i}; the file is kept as {path})') from e
     path.unlink()
     assert sorted(p.name for p in folder.iterdir()) == before, 'a reader wrote something'
     return refused, n - refused

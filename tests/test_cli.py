@@ -1,5 +1,5 @@
 """The command line: exit codes, one line on stderr, nothing half-written."""
-import json, pickle, re, subprocess, sys
+import json, os, pickle, re, signal, subprocess, sys, time
 
 import numpy as np
 import pytest
@@ -256,3 +256,133 @@ def test_the_demo_does_not_write_over_a_file(tmp_path, capsys):
     assert cli.main(['demo', '--quick', '--quiet', '--out', f'{tmp_path}/demo']) == 2
     one_line(capsys.readouterr().err)
     assert (tmp_path/'demo').read_text() == 'mine'
+
+
+# ---- names that act, readers that leave, disks that are full, Ctrl-C ----
+
+ACTS = 'a\x1b[31m\n\u202e'
+
+
+def test_names_and_headers_are_shown_and_not_obeyed(folder, tmp_path, capsys):
+    (tmp_path/'run').mkdir()
+    for k, name in enumerate((ACTS, ACTS + 'b')): ts.save(ts.load(folder/f'm{k}.safetensors'), tmp_path/'run'/f'{name}.safetensors', **{ACTS: ACTS})
+    broken = os.fsdecode(os.fsencode(str(tmp_path)) + b'/\xff.safetensors') # a name that is no text: safetensors cannot read it
+    first = str(tmp_path/'run'/f'{ACTS}.safetensors')
+    for args in (['info', first], ['compare', first, first], ['gram', f'{tmp_path}/run'], ['gram', f'{tmp_path}/run', '--out', f'{tmp_path}/g.csv']):
+        assert cli.main(args) == 0
+        out, err = capsys.readouterr()
+        assert all(c.isprintable() or c == '\n' for c in out + err) and '\x1b' not in out
+    for args in (['info', ACTS], ['info', broken], ['gram', ACTS], ['gram', f'{tmp_path}/run', '--law', ACTS], ['gram', f'{tmp_path}/run', '--mapping', ACTS], ['gram', f'{tmp_path}/run', '--slices', ACTS],
+                 ['gram', f'{tmp_path}/run', '--out', f'{ACTS}/x.csv'], ['gram', f'{tmp_path}/run', '--executor', ACTS]):
+        assert cli.main(args) == 2
+        assert one_line(capsys.readouterr().err)[:-1].isprintable()
+    for args in ([ACTS], ['info', 'x', ACTS], ['info', 'x', '--method', ACTS]):
+        with pytest.raises(SystemExit): cli.main(args)
+        assert one_line(capsys.readouterr().err)[:-1].isprintable()
+
+
+def test_every_help_and_its_exit_codes(capsys):
+    for args in (['--help'], *([c, '--help'] for c in ('demo', 'compare', 'gram', 'info')), ['--version']):
+        try: assert cli.main(args) == 0
+        except SystemExit as e: assert e.code == 0
+        assert capsys.readouterr().err == ''
+    with pytest.raises(SystemExit): cli.main(['--help'])
+    out = capsys.readouterr().out
+    assert all(words in out for words in ('0 done', '1 failed', '2 bad usage or input', '130 stopped'))
+
+
+def test_mixed_architectures_and_empty_places(folder, tmp_path, capsys):
+    (tmp_path/'mixed').mkdir()
+    ts.save(ts.classifier(6, 4, 3), tmp_path/'mixed'/'a.safetensors')
+    ts.save(ts.transformer(6, 4, 2, 3, 1), tmp_path/'mixed'/'b.safetensors')
+    (tmp_path/'empty').mkdir()
+    m = f'{folder}/m0.safetensors'
+    for args, words in ((['gram', f'{tmp_path}/mixed'], 'd_out'), (['compare', f'{tmp_path}/mixed/a.safetensors', f'{tmp_path}/mixed/b.safetensors'], 'got '), (['gram', f'{tmp_path}/empty'], 'no .safetensors'),
+                        (['gram', m], 'which is none'), (['compare', m, str(folder)], 'which is none'), (['info', str(folder)], 'which is none'), (['info', ''], 'got '),
+                        (['compare', m, m, '--law', str(folder)], '--law'), (['compare', m, m, '--mapping', str(folder)], '--mapping'), (['gram', str(folder), '--out', f'{tmp_path}/mixed/x.npz/y.npz'], 'folder that exists'),
+                        (['gram', str(folder), '--store', m], 'folder'), (['demo', '--quick', '--quiet', '--out', f'{m}/x'], 'got ')):
+        assert cli.main(args) == 2, args
+        assert words in one_line(capsys.readouterr().err), args
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    for args in (['info', f'{tmp_path}/none'], ['gram', f'{tmp_path}/none'], ['compare', f'{tmp_path}/a', f'{tmp_path}/b']):
+        with pytest.raises((ValueError, OSError)): cli.main([*args, '--debug'])
+
+
+def test_a_full_disk_is_a_failure_and_not_bad_input(folder, tmp_path, monkeypatch, capsys):
+    import errno
+    from tensorsim_nb import core
+    def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(core.os, 'replace', full)
+    assert cli.main(['gram', str(folder), '--out', f'{tmp_path}/g.npz']) == 1
+    assert 'Make room' in one_line(capsys.readouterr().err) and not list(tmp_path.iterdir())
+
+
+def test_warnings_are_one_line(folder, tmp_path, capsys):
+    import shutil
+    shutil.copytree(folder, tmp_path/'run')
+    args = ['gram', f'{tmp_path}/run', '--store', f'{tmp_path}/store']
+    assert cli.main(args) == 0
+    capsys.readouterr()
+    ts.save(ts.classifier(6, 4, 3), tmp_path/'run'/'m0.safetensors')
+    assert cli.main(args) == 0
+    err = capsys.readouterr().err
+    assert err.startswith('tensorsim: warning: ') and err.count('\n') == 1
+
+
+def test_control_c_is_130_and_one_line(folder, monkeypatch, capsys):
+    def stopped(args): raise KeyboardInterrupt
+    monkeypatch.setattr(cli, 'info_command', stopped)
+    assert cli.main(['info', f'{folder}/m0.safetensors']) == 130
+    assert capsys.readouterr().err == 'tensorsim: stopped\n'
+
+
+def started(*args, out, err):
+    "`tensorsim` in a forked process, its streams in files or pipes: as from the shell, without the seconds of importing."
+    pid = os.fork()
+    if pid: return pid
+    code = 99
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.dup2(out, 1); os.dup2(err, 2)
+        sys.stdout, sys.stderr = open(1, 'w', closefd=False), open(2, 'w', buffering=1, closefd=False)
+        sys.argv = ['tensorsim', *args]
+        try: code = cli.main()
+        except SystemExit as e: code = e.code
+        try: sys.stdout.flush() # as the interpreter does when it ends
+        except BaseException: code = 120
+    finally: os._exit(code)
+
+
+def code_of(pid): return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason="the system has no fork")
+def test_a_reader_that_leaves_and_a_full_disk_behind_stdout(folder, tmp_path):
+    for args in (['--help'], ['gram', '--help'], ['--version'], ['info', f'{folder}/m0.safetensors'], ['gram', str(folder), '--slices', 'all']):
+        for where in ('pipe', '/dev/full'):
+            if where == '/dev/full' and not os.path.exists(where): continue
+            with open(tmp_path/'err', 'wb') as err:
+                if where == 'pipe':
+                    r, out = os.pipe()
+                    os.close(r) # `| head -1` that has seen enough
+                else: out = os.open(where, os.O_WRONLY)
+                code = code_of(started(*args, out=out, err=err.fileno()))
+                os.close(out)
+            said = (tmp_path/'err').read_text()
+            if where == 'pipe': assert (code, said) == (0, ''), args
+            else: assert code == 1 and said.count('\n') == 1 and 'Traceback' not in said, (args, code, said)
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason="the system has no fork")
+def test_control_c_from_outside(tmp_path):
+    with open(tmp_path/'err', 'wb') as err:
+        pid = started('demo', '--quick', '--quiet', '--out', f'{tmp_path}/demo', out=err.fileno(), err=err.fileno())
+        until = time.monotonic() + 100
+        while time.monotonic() < until and not (tmp_path/'demo'/'quick'/'backdoor'/'step_000025.safetensors').exists(): time.sleep(.01)
+        os.kill(pid, signal.SIGINT)
+        assert code_of(pid) == 130
+    said = (tmp_path/'err').read_text()
+    assert said.endswith('tensorsim: stopped; the same command goes on where it was\n') and 'Traceback' not in said
+    assert not [p for p in (tmp_path/'demo').rglob('.*')]
