@@ -7,7 +7,7 @@ __all__ = ['GRAM_FORMAT', 'VERSION', 'ENGINES', 'CHUNK', 'GRID', 'OPTIONS', 'Gra
            'compute_block', 'gram_tensor', 'gram']
 
 # %% ../nbs/api/22_gram.ipynb #1506c45c
-import base64, html, json, math, re, struct, threading, warnings, zlib
+import base64, copy, html, json, math, re, struct, threading, warnings, zlib
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -248,8 +248,12 @@ class _Source:
         return m if self.keep is None else m[:self.keep]
 
 @lru_cache(64)
+def _unfilled(architecture:str) -> Model:
+    with torch.device('meta'): return _build(architecture)
+
+@lru_cache(64)
 def _skeleton(architecture:str) -> Model:
-    with torch.device('meta'): m = _build(architecture)
+    m = copy.deepcopy(_unfilled(architecture))
     try: return m.to_empty(device='cpu') # memory that is never touched
     except RuntimeError: raise ValueError(message("A checkpoint's architecture has weights that fit into memory", f"{sum(p.numel() for p in m.parameters()):,} numbers", "The header may be damaged: load the file by itself.")) from None
 
@@ -268,7 +272,10 @@ def _sources(models, labels, hashed:bool, mapping=None) -> 'list[_Source]':
     def source(name, m):
         if isinstance(m, (str, Path)) and mapping is not None: return _object(name, load(m, mapping), hashed) # in memory, by what it computes
         if isinstance(m, (str, Path)):
-            return _Source(file_digest(m), name=name, path=str(Path(m).resolve()), architecture=json.dumps(info(m)['architecture']))
+            architecture = json.dumps(info(m)['architecture'])
+            numbers, size = sum(p.numel() for p in _unfilled(architecture).parameters()), Path(m).stat().st_size
+            if numbers > size: raise ValueError(message("A checkpoint holds the weights that its header describes", f"{printable(Path(m).name)} of {size:,} bytes for {numbers:,} numbers", "It may be damaged: copy or save it again."))
+            return _Source(file_digest(m), name=name, path=str(Path(m).resolve()), architecture=architecture)
         parts(m)
         return _object(name, m, hashed)
     return [source(name, m) for name, m in zip(labels, models)]
