@@ -22,13 +22,14 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from .core import atomic_path, check_finite, generator, message
+from .forwards import scaled_outputs
 from .forms import Plan, Shape, forms_inner, is_quadratic, make_plan, n_units, quadratic, small_tile, stack, tile_pairs, whitening
 from .jobs import Block, Store, digest, file_digest, run_blocks
 from .laws import Empirical, Gaussian, Law, LowRank
 from .layers import Linear
 from .models import Model, _build, classifier, deep_mlp, info, load, parts, save
 from .sampling import HEAVY, _batches
-from .similarity import (METHODS, MAX_NODES, POOR, BlockEngine, HermiteEngine, LayerEngine, MixedEngine, TensorEngine, _at, _grid_size, _hidden, _outputs,
+from .similarity import (METHODS, MAX_NODES, POOR, BlockEngine, HermiteEngine, LayerEngine, MixedEngine, TensorEngine, _at, _grid_size, _hidden,
                                      _resolve, grid, make_engine, n_nonlinear, products, verdict)
 from .tensors import Scaled, magnitude, shift
 
@@ -458,9 +459,10 @@ def _inputs(task:Task, held:_Held, rows:tuple, cols:tuple, piece:int) -> dict:
     errors, batch, total, e = task.method == 'sample' and task.options['errors'], task.plan.detail['batch'], {}, None
     for x, w in _stretch(task, held, models[0], piece):
         for u, v in zip(x.split(batch), w.split(batch)):
-            Y = torch.stack([_outputs(m, u, task.opts) for m in models])
-            if e is None: e = [magnitude(y) or 0 for y in Y]
-            for y, k in zip(Y, e): y.copy_(shift(y, -k))
+            Y, sizes = zip(*(scaled_outputs(m, u, **task.opts) for m in models))
+            Y = torch.stack(Y)
+            if e is None: e = [n + (magnitude(y) or 0) for y, n in zip(Y, sizes)]
+            for y, n, k in zip(Y, sizes, e): y.copy_(shift(y, n - k))
             Y = (Y*v.to(Y).sqrt()[:, None]).unflatten(-1, (-1, models[0].d_out)) # (n, inputs, positions, d_out)
             sets = [Y.flatten(2), *(Y[..., o] for o in task.slices)]
             _add(total, 'values', torch.stack([y.flatten(1) @ y.flatten(1).T for y in sets]))
