@@ -59,9 +59,10 @@ class Gram:
 # %% ../nbs/api/22_gram.ipynb #0c935b42
 def _plain(x:np.ndarray, exponents:np.ndarray, name:str) -> np.ndarray:
     "`x * 2 ** exponents`, or a clear error when float64 cannot hold it."
-    with np.errstate(over='ignore'): got = np.ldexp(x, exponents)
-    if not np.isfinite(got).all():
-        raise OverflowError(message(f"`Gram.{name}` is float64", f"a value near 2**{int(exponents.max())}", "Use `similarity`, which has no scale, or rescale the models."))
+    with np.errstate(over='ignore', under='ignore'): got = np.ldexp(x, exponents)
+    lost = ~np.isfinite(got) | (got == 0) & (x != 0)
+    if lost.any():
+        raise OverflowError(message(f"`Gram.{name}` is float64", f"a value near 2**{int(np.broadcast_to(exponents, lost.shape)[lost].max())}", "Use `similarity`, which has no scale, or rescale the models."))
     return got
 
 # %% ../nbs/api/22_gram.ipynb #02a74513

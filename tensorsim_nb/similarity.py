@@ -568,6 +568,12 @@ def _six(p, q, rank:int) -> 'tuple[Tensor, int]':
     trace = 2*(head(p)*head(q)).sum()/rank if min(p.order, q.order) > 1 else values.new_zeros(())
     return torch.stack([values[0], values[1], trace, values[2] - trace, values[3], values[4]]), exponent
 
+def _plain_parts(x:Tensor, exponent:int) -> Tensor:
+    "`x * 2 ** exponent`, or a clear error when float64 cannot hold it."
+    got = shift(x, exponent)
+    if not torch.isfinite(got).all() or ((got == 0) & (x != 0)).any(): raise OverflowError(message("`spectrum` is float64", f"parts near 2**{exponent}", "Rescale the models: without biases shares and cosines stay."))
+    return got
+
 # %% ../nbs/api/21_similarity.ipynb #5fb64fce
 def spectrum(
     a, # A model of at most two bilinear layers
@@ -588,6 +594,6 @@ def spectrum(
         for m in _plain([a, b]): made[id(m)] = made.get(id(m)) or hermite_parts(m, law, dtype=dtype, device=device)
         def total(x, y):
             found = [(*_six(made[id(p)], made[id(q)], rank), c*k) for c, p in parts(x) for k, q in parts(y)]
-            return sum(shift(v*c, e) for v, e, c in found)
+            return sum(_plain_parts(v*c, e) for v, e, c in found)
         ab = total(a, b)
         return Spectrum(ab, ab if a is b else total(a, a), ab if a is b else total(b, b))
