@@ -41,3 +41,23 @@ def test_quadrature_under_a_law_and_at_its_limit():
     first, second = quadrature(lambda x: x, 2, 2, mean=mean, root=root), quadrature(lambda x: x[:, :, None]*x[:, None], 2, 2, mean=mean, root=root, max_nodes=4)
     assert torch.allclose(first, mean, atol=1e-13) and torch.allclose(second, root @ root.T + torch.outer(mean, mean), atol=1e-12)
     with pytest.raises(ValueError, match='at most 3'): quadrature(lambda x: x, 2, 2, max_nodes=3)
+
+
+def test_rows_of_data_have_a_width_and_a_length():
+    with pytest.raises(ValueError, match='width 2'): ts.laws.Empirical(torch.ones(4, 2)).sample(3, 5)
+    law = ts.laws.Empirical(torch.arange(24.).reshape(4, 3, 2))
+    assert law.sample_sequence(5, 3, 2).shape == (5, 3, 2)
+    with pytest.raises(ValueError, match='n_ctx 2'): law.sample_sequence(5, 2, 2)
+
+
+@pytest.mark.filterwarnings('ignore:A closure needs')
+def test_without_skip_paths_all_is_active():
+    from tensorsim_nb.moments import propagate
+    for law in (ts.Gaussian(), ts.Gaussian(mean=[1., -2., .5])): assert abs(propagate(ts.deep_mlp(3, 4, 5, 2, 2).double(), law).reliability - 1) < 1e-12
+
+
+def test_precision_asked_of_a_distance_of_unequal_models():
+    a, b = ts.classifier(3, 4, 2).double(), 1e-3*ts.classifier(3, 4, 2).double()
+    got = [ts.distance(x, y, method='sample', rel_tol=.02, progress=False) for x, y in ((a, b), (b, a))]
+    for e in got: assert e.stderr <= .02*e.value and abs(e.value - ts.distance(a, b).value) < 5*e.stderr
+    assert got[0].note == got[1].note # the same draws, whichever comes first
