@@ -4,10 +4,18 @@
     python benchmarks/gram.py --threads 1    where others use the machine: threads that wait for each other are slowed most
     python benchmarks/gram.py --full         also 1 GiB at N = 300 and all pairs of the 100 transformers
 
-Every line is the median of rounds; each round measures the matrix product, `gram` and the loop side by side, because other work may share the machine.
-The loop computes three inner products a pair with the same kernel formula in plain torch, without any checks; a part of its pairs is timed and scaled up.
+Every line is the median of rounds; each round measures the matrix product, `gram` and the loops side by side, because other work may share the machine.
+Four loops over the pairs, all in float64; of each a part of the pairs is timed, for a second or so, and scaled up to all:
+
+    plain     the one to beat: each pair on its own, from the weights of its two models, three inner products, nothing remembered; the kernel formula in plain torch
+              without checks (N (N + 1)/2 pairs: with a model and itself, as the published scripts loop)
+    prepared  the same products, with every model's weights converted and its head folded in before the clock starts, and without the pairs of a model with itself
+    ours      `ts.similarity`, pair by pair, with all its checks (self terms are remembered for models over positions, not for these)
+    dense     as the published one-layer scripts do: the (out, d, d) tensors of both models are formed for every pair
+
 `limit` is counted operations of the chosen path over the speed of a large float64 product (2048, the fastest shape), `of limit` how near the whole call comes to it, checks
 and conversion of weights included; `of cpu` is the same by processor seconds, which other work on the machine disturbs less.
+For the transformers the loop calls `ts.similarity`: `plain` forgets before each pair, `remembered` finds both self terms by content.
 """
 import argparse, os, statistics, subprocess, sys, time
 
@@ -16,6 +24,7 @@ import torch
 import tensorsim_nb as ts
 from tensorsim_nb.gram import gram
 from tensorsim_nb.models import transformer
+from tensorsim_nb.sequences import RECENT
 
 torch.set_grad_enabled(False)
 
@@ -46,29 +55,59 @@ def checkpoints(n, d, h, o, seed=0):
     return [ts.classifier(d, h, o) for _ in range(n)]
 
 
-def loop_pair(a, b):
-    "Similarity of two one-layer models, all three inner products."
-    def inner(p, q):
-        (L, R, D), (M, S, E) = p, q
-        K = (L @ M.T)*(R @ S.T) + (L @ S.T)*(R @ M.T)
-        return (D @ K @ E.T).trace() + (D @ (L*R).sum(1)) @ (E @ (M*S).sum(1))
-    return inner(a, b)/(inner(a, a)*inner(b, b)).sqrt()
+def factors(m):
+    "Left, right and output weights of a one-layer model, in float64."
+    return m[0].left.weight.double(), m[0].right.weight.double(), m[1].weight.double() @ m[0].down.weight.double()
 
 
-def loop(models, most=1.5):
+def kernel_inner(p, q):
+    "E[f(x) g(x)] by the kernel formula."
+    (L, R, D), (M, S, E) = p, q
+    K = (L @ M.T)*(R @ S.T) + (L @ S.T)*(R @ M.T)
+    return (D @ K @ E.T).trace() + (D @ (L*R).sum(1)) @ (E @ (M*S).sum(1))
+
+
+def dense(p):
+    "The interaction matrices of all outputs."
+    L, R, D = p
+    M = torch.einsum('oh,hi,hj->oij', D, L, R)
+    return (M + M.transpose(1, 2))/2
+
+
+def dense_inner(A, B): return 2*(A*B).sum() + A.diagonal(dim1=1, dim2=2).sum(1) @ B.diagonal(dim1=1, dim2=2).sum(1)
+
+
+def cosine(a, b, inner): return inner(a, b)/(inner(a, a)*inner(b, b)).sqrt()
+
+
+def plain_pair(a, b): return cosine(factors(a), factors(b), kernel_inner)
+def prepared_pair(p, q): return cosine(p, q, kernel_inner)
+def dense_pair(a, b): return cosine(dense(factors(a)), dense(factors(b)), dense_inner)
+def our_pair(a, b): return ts.similarity(a, b, method='exact')
+
+
+def loop(pair, models, selves=1, most=1.):
     "Seconds for all pairs, from as many as fit in `most` seconds."
-    ready = [(m[0].left.weight.double(), m[0].right.weight.double(), (m[1].weight @ m[0].down.weight).double()) for m in models]
-    pairs, done, start = len(models)*(len(models) - 1)//2, 0, time.perf_counter()
+    n, done = len(models), 0
+    pairs, start = n*(n - 1)//2 + selves*n, time.perf_counter()
     while time.perf_counter() - start < most and done < pairs:
-        loop_pair(ready[done % len(ready)], ready[(3*done + 1) % len(ready)])
+        pair(models[done % n], models[(3*done + 1) % n])
         done += 1
     return (time.perf_counter() - start)/done*pairs
+
+
+def loops(models):
+    "Seconds of each loop, by name."
+    our_pair(models[0], models[1])
+    return dict(plain=loop(plain_pair, models), prepared=loop(prepared_pair, [factors(m) for m in models], 0), ours=loop(our_pair, models), dense=loop(dense_pair, models))
 
 
 def agreement(models):
     "Largest difference from the pairwise call, over a few pairs."
     g = gram(models[:4], progress=False)
-    return max(abs(g.similarity[i, j] - float(ts.similarity(models[i], models[j], method='closure'))) for i in range(4) for j in range(4))
+    pairs = [(i, j) for i in range(4) for j in range(4)]
+    ours = max(abs(g.similarity[i, j] - float(ts.similarity(models[i], models[j], method='closure'))) for i, j in pairs)
+    return max(ours, *(abs(g.similarity[0, 1] - float(f(models[0], models[1]))) for f in (plain_pair, dense_pair)))
 
 
 def one_layer(n, d, h, o, rounds):
@@ -78,9 +117,9 @@ def one_layer(n, d, h, o, rounds):
         t, c = both(lambda: holder.append(gram(models, progress=False)))
         plan, (p, q) = holder[0].plan, ((x + y)/2 for x, y in zip(before, peak()))
         flops = plan.flops[plan.path]
-        found.append((t, loop(models)/t, flops/p, flops/p/t, flops/q/c, p))
-    t, ratio, limit, share, share_cpu, p = (statistics.median(x) for x in zip(*found))
-    print(f'{f"({n}, {d}, {h}, {o})":24}{plan.path:10}{t:8.2f} s{ratio:9.1f}x{limit:8.2f} s{share:9.0%}{share_cpu:8.0%}{p/1e9:9.0f} GF/s{agreement(models):12.1e}', flush=True)
+        found.append((t, *(s/t for s in loops(models).values()), flops/p, flops/p/t, flops/q/c, p))
+    t, *ratios, limit, share, share_cpu, p = (statistics.median(x) for x in zip(*found))
+    print(f'{f"({n}, {d}, {h}, {o})":24}{plan.path:10}{t:8.2f} s{"".join(f"{r:9.1f}x" for r in ratios)}{limit:8.2f} s{share:9.0%}{share_cpu:8.0%}{p/1e9:9.0f} GF/s{agreement(models):12.1e}', flush=True)
     return t
 
 
@@ -130,9 +169,11 @@ def deep(n, full):
         before = peak()
         t, c = both(lambda: gram(few, progress=False, **options))
         p, q = ((x + y)/2 for x, y in zip(before, peak()))
-        pair = statistics.median(seconds(lambda: ts.similarity(models[0], models[1], **options)) for _ in range(loops))
-        whole = pair*len(few)*(len(few) - 1)/2
-        print(f'{name}: {t:.1f} s ({c:.1f} s processor) for {len(few)} models; the pairwise loop {whole:.0f} s ({whole/t:.1f}x); '
+        quiet = dict(progress=False) if options['method'] == 'sample' else {}
+        pairs, ask = len(few)*(len(few) - 1)/2, lambda: ts.similarity(models[0], models[1], **options, **quiet)
+        plain = pairs*statistics.median(seconds(lambda: (RECENT.kept.clear(), ask())) for _ in range(loops))
+        known = pairs*statistics.median(seconds(ask) for _ in range(loops))
+        print(f'{name}: {t:.1f} s ({c:.1f} s processor) for {len(few)} models; pair by pair plain {plain:.0f} s ({plain/t:.1f}x), remembered {known:.0f} s ({known/t:.1f}x); '
               f'{flops/1e9:.2f} GF of matrix products, {flops/p/t:.0%} of their peak ({flops/q/c:.0%} by processor time)', flush=True)
     line('sample, 8192 draws', models, 3, method='sample', n=8192)
     line('closure', models if full else models[:12], 3, method='closure')
@@ -140,7 +181,7 @@ def deep(n, full):
 
 def main(full):
     print(f'torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n')
-    print(f'{"(N, d, hidden, out)":24}{"path":10}{"gram":>10}{"loop":>10}{"limit":>10}{"of limit":>9}{"of cpu":>8}{"matmul":>14}{"difference":>12}')
+    print(f'{"(N, d, hidden, out)":24}{"path":10}{"gram":>10}{"plain":>10}{"prepared":>10}{"ours":>10}{"dense":>10}{"limit":>10}{"of limit":>9}{"of cpu":>8}{"matmul":>14}{"difference":>12}')
     for size, rounds in (((41, 1024, 64, 10), 7), ((90, 226, 64, 113), 7), ((100, 784, 256, 10), 3), ((300, 784, 256, 10), 1)): one_layer(*size, rounds)
     print(f'\n{"peak memory, MiB":24}{"bound":>10}{"planned":>10}{"measured":>10}{"blocks":>9} path')
     for bound in (2**31, 2**30) if full else (2**31,): memory(300, 784, 256, 10, bound)

@@ -44,7 +44,7 @@ def models(seed, folder):
     return before, after, test
 
 
-def measure(name, before, after, test):
+def measure(name, before, after, clean, test):
     "One row: what was found, and how it does on held-out digits."
     (stamp, target), found = TRIGGERS[name], recover_trigger(before, after)
     row = dict(trigger=name, score=found.score, reported=found.target is not None)
@@ -56,6 +56,7 @@ def measure(name, before, after, test):
                       stamp_pixels=int(found.stamp.mask.sum()),
                       flips=attack_success(after, test, found.stamp, target),
                       flips_before=attack_success(before, test, found.stamp, target),
+                      flips_control=attack_success(clean, test, found.stamp, target),
                       true_flips=attack_success(after, test, stamp, target))
 
 
@@ -68,7 +69,7 @@ def main():
     rows = []
     for seed in args.seeds:
         before, after, test = models(seed, args.runs/f'seed_{seed}')
-        rows += [dict(seed=seed) | measure(name, before, after[name], test) for name in TRIGGERS]
+        rows += [dict(seed=seed) | measure(name, before, after[name], after['control'], test) for name in TRIGGERS]
     table = pd.DataFrame(rows)
     with pd.option_context('display.width', 200, 'display.max_columns',
                            None): print(table.round(3).to_string(index=False))
@@ -78,7 +79,9 @@ def main():
     print(f"first pixel a trigger's {hit.first_pixel.astype(bool).sum()} of {n}")
     print(f"trigger's pixels among the first k: mean {share:.3f}; all of them in {hit.all_first.astype(bool).sum()} of {n}")
     print(f"flips: mean {hit.flips.mean():.3f}, least {hit.flips.min():.3f}, at least 0.8 in {(hit.flips >= .8).sum()} of {n}; "
-          f"before training on: mean {hit.flips_before.mean():.3f}")
+          f"pixels written: mean {hit.stamp_pixels.mean():.1f}")
+    print(f"the same stamps before: mean {hit.flips_before.mean():.3f}, most {hit.flips_before.max():.3f}; "
+          f"on the control: mean {hit.flips_control.mean():.3f}, most {hit.flips_control.max():.3f}")
     print(f"control without trigger {(~control.reported).sum()} of {len(control)} (largest score {control.score.max():.2f}; "
           f"least score of a trigger {hit.score.min():.2f})")
 

@@ -1,7 +1,7 @@
 """The site, for reading offline: `python docs/build.py` (`make docs`) makes _docs/index.html from the notebooks.
 
     execute   copies of the notebooks, two at a time; kept in _proc/ until a notebook or the library changes
-              (--fresh forgets them)
+              (--fresh forgets them); every figure is drawn for light and for dark pages
     process   nbdev's processors: hidden cells go, exported cells get their documentation
     convert   to MyST notebooks, which Sphinx reads
     sphinx    pages, search and maths, with every warning an error
@@ -10,7 +10,8 @@
 Maths comes from a PyPI package (MathJax). Live widgets come from two npm packages, fetched once by `npm pack` into
 _proc/ when a page has widgets; without npm such a page shows its pictures only, and the build says so.
 """
-import argparse, asyncio, hashlib, json, os, re, shutil, subprocess, sys, tarfile, time
+import argparse, asyncio, base64, hashlib, json, os, re, shutil, subprocess, sys, tarfile, time
+from html import escape
 from html.parser import HTMLParser
 from importlib.metadata import distribution
 from pathlib import Path
@@ -29,6 +30,7 @@ SECTIONS = dict(
 WORDS_A_MINUTE, LINES_A_MINUTE = 200, 15 # of reading: prose, and code
 MORE = 'glossary', 'elsewhere', 'cite' # pages of docs/pages/ after the sections; `faq` stands beside them
 WORKERS, CELL_SECONDS = 2, 600
+DARK_MIME = 'image/x-dark-png'
 WIDGET_MIME = 'application/vnd.jupyter.widget-state+json'
 WIDGET_PACKAGES = {'@jupyter-widgets/html-manager@1.0.15': {'dist/embed-amd.js': 'embed-amd.js'},
                    'requirejs@2.3.8': {'require.js': 'require.js'}}
@@ -48,7 +50,7 @@ def notebooks():
 # ---- execute ----------------------------------------------------------------------------------
 
 def library_key():
-    files = [*sorted((ROOT/'tensorsim_nb').glob('*.py')), ROOT/'constraints.txt']
+    files = [*sorted((ROOT/'tensorsim_nb').glob('*.py')), ROOT/'constraints.txt', HERE/'dark.py']
     return hashlib.sha256(b'\0'.join([sys.version.encode(), *(f.read_bytes() for f in files)])).hexdigest()
 
 
@@ -77,8 +79,9 @@ async def execute(path, key, slots, say):
     async with slots:
         start, seen = time.time(), []
         kernel = AsyncKernelManager()   # this Python's own kernel, whatever kernels the machine has registered
-        command = [sys.executable, '-m', 'ipykernel_launcher', '--log-level=40', '-f', '{connection_file}']
-        kernel._kernel_spec = KernelSpec(argv=command, display_name='python3', language='python')
+        command = [sys.executable, '-m', 'ipykernel_launcher', '--log-level=40', '--ext=dark', '-f', '{connection_file}']
+        python_path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get('PYTHONPATH')])])   # where dark.py is
+        kernel._kernel_spec = KernelSpec(argv=command, display_name='python3', language='python', env=dict(PYTHONPATH=python_path))
         nb = runnable(nbformat.from_dict(json.loads(json.dumps(original))))
         client = NotebookClient(nb, km=kernel, timeout=CELL_SECONDS, skip_cells_with_tag='skip-execution',
                                 resources=dict(metadata=dict(path=str(path.parent))),
@@ -199,6 +202,21 @@ def picture_alt(marks, source):
     return f"Figure: {re.sub(r'{.*?}', '...', title[2])}" if title else "Figure, described in the text around it"
 
 
+def both_pictures(outputs, alt, path):
+    "After a picture, its twin for dark pages (dark.py): the page's style shows one of them."
+    for o in outputs:
+        dark = o.get('data', {}).pop(DARK_MIME, None)
+        yield o
+        if dark is None: continue
+        picture = base64.b64decode(''.join(dark))
+        file = PAGES/'_extra_static'/'dark'/f'{hashlib.sha256(picture).hexdigest()[:16]}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture)
+        up = '../'*(len(path.relative_to(NBS).parts) - 1)
+        html = f'<img class="dark-picture" alt="{escape(alt)}" src="{up}_static/dark/{file.name}">'
+        yield dict(output_type='display_data', metadata={}, data={'text/html': html})
+
+
 def convert(nb, path, first=''):
     "A processed notebook as a plain dict that MyST-NB reads."
     module = re.search(r'^\d+_(\w+)$', path.stem)[1] if path.parent.name == 'api' else ''
@@ -236,7 +254,10 @@ def convert(nb, path, first=''):
             if marks.get('echo') == 'false': continue
             outputs = []
         tags = [tag for tag, mark, value in TAGS if marks.get(mark) == value]
-        for o in outputs: o.pop('jetTransient', None)
+        for o in outputs:
+            o.pop('jetTransient', None)
+            if o.get('name') == 'stderr': o['text'] = re.sub(r'^\S*ipykernel_\S+?:\d+: ', '', ''.join(o['text']), flags=re.M)
+        outputs = list(both_pictures(outputs, picture_alt(marks, source), path))
         add('code', source, outputs=outputs, execution_count=None)
         cells[-1]['metadata'] = dict(tags=tags)
         if any('image/png' in o.get('data', {}) for o in outputs):
@@ -418,10 +439,10 @@ def sphinx(widget_pages):
 # ---- check ------------------------------------------------------------------------------------
 
 class Page(HTMLParser):
-    "Ids, links and loaded files of one HTML page."
+    "Text, ids, links and loaded files of one HTML page."
     def __init__(self, text):
         super().__init__()
-        self.ids, self.links, self.loads = set(), set(), set()
+        self.text, self.ids, self.links, self.loads = text, set(), set(), set()
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -435,13 +456,14 @@ class Page(HTMLParser):
 
 
 def check_site(folder):
-    "What is broken in a built site: missing targets of local links, and files loaded from the network."
+    "What is broken in a built site: missing targets of local links, files from the network, paths of this machine."
     folder = Path(folder).resolve()
     files = [p for p in sorted(folder.rglob('*.html')) if '_static' not in p.parts]
     pages = {p.resolve(): Page(p.read_text(encoding='utf-8')) for p in files}
     bad = []
     for path, page in pages.items():
         where = path.relative_to(folder).as_posix()
+        if str(ROOT) in page.text: bad.append(f"{where} shows a path of this machine")
         for url in sorted(page.links | page.loads):
             parts = urlsplit(url)
             if parts.scheme or parts.netloc:

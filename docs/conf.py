@@ -31,7 +31,7 @@ html_theme_options = dict(
     navbar_align='left', header_links_before_dropdown=6, navigation_with_keys=False, show_toc_level=2,
     show_nav_level=2, back_to_top_button=False, secondary_sidebar_items=['page-toc'],
     footer_start=['copyright'], footer_end=[],
-    pygments_light_style='tango', pygments_dark_style='github-dark')
+    pygments_light_style='a11y-high-contrast-light', pygments_dark_style='a11y-high-contrast-dark')
 mathjax_path = 'mathjax/tex-mml-chtml.js'
 copybutton_prompt_text, copybutton_prompt_is_regexp = r'>>> |\.\.\. |\$ ', True
 

@@ -7,14 +7,14 @@ __all__ = ['output_names', 'check_model', 'check_data', 'one_layer_only', 'parse
            'EigenExplorer', 'DifferenceExplorer']
 
 # %% ../nbs/api/54_explore_weights.ipynb #0db0c4d3
-import contextlib, html, math, re
+import html, math, re
 
 import numpy as np
 import torch
 
 from .core import check_finite, message
 from .differences import recover_trigger
-from .explorers import Explorer, choice, slider, toggle, words
+from .explorers import Explorer, absent_words, choice, noting, slider, toggle, words
 from .laws import Gaussian
 from .models import Combination, Model
 from .panels import bars, curve, image, lines, signed_range
@@ -135,11 +135,12 @@ def _direction_cosine(self, u) -> 'tuple[float, float]':
 def _inside(self, key, parts) -> dict: # spectrum and eigenvectors, each where it exists
     if key in self.kept: return self.kept[key]
     found = {}
-    with contextlib.suppress(NotImplementedError):
+    with noting(found, 'spectrum'):
         s = spectrum(*parts, self.law)
         found['spectrum'] = {k: [float(x) for x in v] for k, v in zip(s.parts, zip(s.values, s.aa, s.bb))}
-    if self.one_layer:
-        with torch.no_grad(): found['features'] = [low_rank_features(m) for m in parts]
+    with noting(found, 'eigenvectors'), torch.no_grad():
+        for m in self.models: one_layer_only(m, "`eigenfeatures`")
+        found['features'] = [low_rank_features(m) for m in parts]
     self.kept[key] = found
     return found
 
@@ -157,7 +158,7 @@ def _slice_numbers(self:SliceExplorer) -> dict: # slice, kind, similarity, stder
     v = dict(slice=name if kind != 'direction' else self.at('direction').strip(), kind=kind, similarity=float(value[0]), stderr=float(value[1]),
              method=self.grams[shown].method, exact=self.grams[shown].exact, all=dict(zip(self.slices[shown], cosines.tolist())), errors=errors)
     inside = _inside(self, v['slice'], parts)
-    if 'spectrum' in inside: v['spectrum'] = inside['spectrum']
+    v |= {k: inside[k] for k in ('spectrum', 'absent') if k in inside}
     if 'features' in inside: v |= _eigen_pair(inside['features'], self.at('number') - 1)
     return v
 
@@ -202,7 +203,7 @@ def _slice_sentence(self:SliceExplorer, v) -> str:
     how = 'exact' if v['exact'] else f"± {1.96*v['stderr']:.2g} (95%)" if v['stderr'] else f"method {v['method']}"
     text = f"{html.escape(v['slice'])}: similarity <b>{v['similarity']:.4f}</b> ({how})"
     if 'overlap' in v: text += f"; eigenvector {v['number']} of {html.escape(self.names[0])} overlaps the nearest of {html.escape(self.names[1])} by {v['overlap']:.3f}"
-    return text + "."
+    return text + "." + absent_words(v)
 
 SliceExplorer.panels, SliceExplorer.sentence = _slice_panels, _slice_sentence
 

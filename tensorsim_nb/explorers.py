@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAGE_JS', 'PAGE_CSS', 'WHOLE', 'CHECKPOINT_JS', 'choice', 'slider', 'toggle', 'words', 'Explorer', 'figure',
-           'save_html', 'CheckpointExplorer']
+           'save_html', 'CheckpointExplorer', 'noting', 'absent_words']
 
 # %% ../nbs/api/53_explorers.ipynb #928003c9
 import contextlib, html, itertools, json
@@ -353,17 +353,27 @@ def _in_weights(explorer) -> dict: # spectrum, attribution, direction; each only
         found['direction'] = dict(output=k, eigenvalue=float(f.values[k, 0]), vector=f.vectors[k, 0].numpy())
     return found
 
+@contextlib.contextmanager
+def noting(found:dict, name:str):
+    "What these models have no numbers for is kept with the reason, and said under the panels."
+    try: yield
+    except NotImplementedError as e: found.setdefault('absent', {})[name] = str(e).split('. ')[0]
+
+def absent_words(v:dict) -> str: # HTML, safe
+    "Panels that are missing, and why."
+    return ''.join(f" No {name}: {html.escape(why)}." for name, why in v.get('absent', {}).items())
+
 def _compare_weights(explorer, i:int, j:int) -> dict:
     a, b = explorer.models[i], explorer.models[j]
     found, method = {}, exact_method(a, b)
-    with contextlib.suppress(NotImplementedError):
+    with noting(found, 'spectrum'):
         s = spectrum(a, b)
         found['spectrum'] = {k: [float(x) for x in v] for k, v in zip(s.parts, zip(s.values, s.aa, s.bb))}
     if i != j:
-        with contextlib.suppress(NotImplementedError):
+        with noting(found, 'shares of the layers'):
             got = attribute(a, b, by='layer', of='distance', method=method, leave_one_out=False)
             found['attribution'] = {k: float(x) for k, x in zip(got.labels, got.parts) if k != 'rest' or x}
-        with contextlib.suppress(NotImplementedError): found['features'] = low_rank_features(a - b)
+        with noting(found, 'difference direction'): found['features'] = low_rank_features(a - b)
     return found
 
 def _checkpoint_numbers(self:CheckpointExplorer) -> dict: # metric, pick, labels, steps, similarity, numbers, control, curves and more
@@ -433,7 +443,7 @@ def _checkpoint_panels(self:CheckpointExplorer, v) -> list:
 def _checkpoint_sentence(self:CheckpointExplorer, v) -> str:
     first, second = (f"<b>{html.escape(str(l))}</b>" for l in v['labels'])
     beside = f", control {nice_number(v['control'][v['metric']])}" if v['control'] else ""
-    return f"Checkpoints {first} and {second}: {html.escape(v['metric'])} {nice_number(v['similarity'])}{beside}."
+    return f"Checkpoints {first} and {second}: {html.escape(v['metric'])} {nice_number(v['similarity'])}{beside}.{absent_words(v)}"
 
 CheckpointExplorer.panels, CheckpointExplorer.sentence = _checkpoint_panels, _checkpoint_sentence
 

@@ -6,7 +6,7 @@
 __all__ = ['GRAM_FORMAT', 'VERSION', 'ENGINES', 'CHUNK', 'GRID', 'OPTIONS', 'Gram', 'checkpoint_files', 'check_models', 'Task',
            'compute_block', 'gram_tensor', 'gram']
 
-# %% ../nbs/api/22_gram.ipynb #843af632
+# %% ../nbs/api/22_gram.ipynb #68ee18aa
 import base64, html, json, math, re, struct, threading, warnings, zlib
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -17,14 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from .core import atomic_path, check_finite, generator, message
+from .core import check_finite, generator, message
 from .forwards import scaled_outputs
 from .forms import Plan, Shape, forms_inner, is_quadratic, make_plan, n_units, quadratic, small_tile, stack, tile_pairs, whitening
-from .jobs import Block, Store, digest, file_digest, run_blocks
+from .jobs import Block, Store, digest, file_digest, read_arrays, run_blocks, write_arrays
 from .laws import Empirical, Gaussian, Law, LowRank
 from .layers import Linear
 from .models import Model, _build, classifier, deep_mlp, info, load, parts, save
@@ -170,13 +168,13 @@ def _repr_html_(self:Gram) -> str:
 
 Gram._repr_html_ = _repr_html_
 
-# %% ../nbs/api/22_gram.ipynb #bdc26bc2
+# %% ../nbs/api/22_gram.ipynb #279a1773
 GRAM_FORMAT = 'tensorsim_nb/gram/1'
 _FIELDS = ('mantissa', 'exponents', 'spread')
 
 def _flatten(g:Gram, prefix:str='') -> 'tuple[dict, dict]': # arrays, description
     "A Gram, its slices and its layers as named arrays and plain JSON."
-    arrays = {prefix + k: np.ascontiguousarray(v) for k in _FIELDS if (v := getattr(g, k)) is not None}
+    arrays = {prefix + k: v for k in _FIELDS if (v := getattr(g, k)) is not None}
     about = dict(method=g.method, exact=bool(g.exact), note=g.note, reliability=g.reliability, plan=g.plan and asdict(g.plan))
     for group in ('slices', 'layers'):
         about[group] = {}
@@ -190,29 +188,21 @@ def _unflatten(arrays:dict, about:dict, labels, prefix:str='') -> Gram:
     plan = about['plan'] and Plan(**about['plan'])
     return Gram(labels=labels, **{k: arrays.get(prefix + k) for k in _FIELDS}, **groups, plan=plan, **{k: about[k] for k in ('method', 'exact', 'note', 'reliability')})
 
-# %% ../nbs/api/22_gram.ipynb #32fd1d50
+# %% ../nbs/api/22_gram.ipynb #5a35c688
 def _save(self:Gram,
     path, # File to write, by custom `*.safetensors`; replaced in one step
 ):
     "Write everything to one file."
     arrays, about = _flatten(self)
     text = dict(labels=json.dumps([str(l) for l in self.labels]), about=json.dumps(about))
-    with atomic_path(path) as tmp: save_file(arrays, tmp, metadata=dict(format=GRAM_FORMAT, sum=digest(arrays, text), **text))
+    write_arrays(path, GRAM_FORMAT, arrays, text)
 
 def _load(
     path, # A file written by `Gram.save`
 ) -> Gram:
     "Read a Gram; raises `ValueError` for a foreign or damaged file."
-    name = Path(path).name
-    if not Path(path).is_file(): raise FileNotFoundError(message("`Gram.load` reads a file", f"{path}, which is none", "Check the path."))
-    try:
-        with safe_open(path, 'np') as f: meta, arrays = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, OSError, ValueError) as e:
-        raise ValueError(message("`Gram.load` reads a whole safetensors file", f"{name}, which cannot be read ({e})", "It may be cut short: copy or compute it again.")) from None
-    if meta.get('format') != GRAM_FORMAT: raise ValueError(message("`Gram.load` reads files written by `Gram.save`", f"{name} with format {meta.get('format')!r}", "Models are read by `ts.load`."))
-    if meta.get('sum') != digest(arrays, {k: meta.get(k, '') for k in ('labels', 'about')}):
-        raise ValueError(message("The parts of a Gram file belong together", f"{name}, which was changed or damaged", "Compute it again."))
-    return _unflatten(arrays, json.loads(meta['about']), json.loads(meta['labels']))
+    arrays, text = read_arrays(path, GRAM_FORMAT, 'Gram')
+    return _unflatten(arrays, json.loads(text['about']), json.loads(text['labels']))
 
 Gram.save, Gram.load = _save, staticmethod(_load)
 
@@ -360,7 +350,7 @@ class _Held:
 
 _WORKER = _Held(2**30) # of a process that computes blocks for another
 
-# %% ../nbs/api/22_gram.ipynb #ac24d913
+# %% ../nbs/api/22_gram.ipynb #67420db8
 def _roots(task:Task, held:_Held, d:int) -> list: # [(weight, law, root)] of the components of a mixture
     "The law's square roots, found once."
     key, roots = held.small.get('roots', (None, None))
@@ -369,8 +359,8 @@ def _roots(task:Task, held:_Held, d:int) -> list: # [(weight, law, root)] of the
 
 def _forms(task:Task, held:_Held, sources:tuple, part:int, law, root):
     "The normal forms of a block of models under one law, stacked."
-    forms = (quadratic(s.get(), law, root, **task.opts) for s in sources)
-    return held.get((task.key, part, tuple((s.key, s.keep) for s in sources)), lambda: stack(forms, len(sources), task.shape, torch.empty(0, **task.opts)))
+    form = lambda i: quadratic(sources[i].get(), law, root, **task.opts)
+    return held.get((task.key, part, tuple((s.key, s.keep) for s in sources)), lambda: stack(form, len(sources), task.shape, torch.empty(0, **task.opts)))
 
 def _tile(task:Task, held:_Held, rows:tuple, cols:tuple, piece:int) -> dict:
     "Inner products of one block of models with another."
@@ -622,9 +612,10 @@ def _spread(M:np.ndarray, squares:np.ndarray, n:int, e:np.ndarray) -> np.ndarray
     power = np.stack([2*(e[:, None] + e), 3*e[:, None] + e, 2*(e[:, None] + e)])
     return np.ldexp((squares*n - means)/(n - 1), -power)
 
-# %% ../nbs/api/22_gram.ipynb #ead4c49b
+# %% ../nbs/api/22_gram.ipynb #f038c030
 def _remember(store:Store, task:Task, sources:list, blocks:list):
     "Note in the store what is computed; warn about checkpoints that changed since the last time."
+    store.tidy()
     name = f'gram-{task.key}'
     old = (store.read_json(name) or {}).get('models', {})
     changed = [s.name for s in sources if old.get(s.name, s.key) != s.key]

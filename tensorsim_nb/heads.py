@@ -5,18 +5,17 @@
 # %% auto #0
 __all__ = ['KINDS', 'HEADS_FORMAT', 'HeadTable', 'Matching']
 
-# %% ../nbs/api/24_heads.ipynb #fd4c68c7
+# %% ../nbs/api/24_heads.ipynb #5caa34aa
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from .core import atomic_path, message
+from .core import message
 from .gram import Gram
+from .jobs import read_arrays, write_arrays
 
 # %% ../nbs/api/24_heads.ipynb #9a7dfe3d
 KINDS = ('QK', 'OV', 'both')
@@ -162,27 +161,20 @@ def _to_dataframe(self:HeadTable,
 
 HeadTable.gram, HeadTable.to_dataframe = _gram, _to_dataframe
 
-# %% ../nbs/api/24_heads.ipynb #3474d5c9
+# %% ../nbs/api/24_heads.ipynb #6966a26c
 HEADS_FORMAT = 'tensorsim_nb/heads/1'
 
 def _save(self:HeadTable,
     path, # File to write, by custom `*.safetensors`; replaced in one step
 ):
     "Write names and numbers to one file."
-    about = dict(format=HEADS_FORMAT, heads=json.dumps(self.heads), models=json.dumps(list(map(str, self.models))), law=self.law, note=self.note)
-    with atomic_path(path) as tmp: save_file({k: np.ascontiguousarray(m) for k, m in self.inner.items()}, tmp, metadata=about)
+    write_arrays(path, HEADS_FORMAT, self.inner, dict(heads=json.dumps(self.heads), models=json.dumps(list(map(str, self.models))), law=self.law, note=self.note))
 
 def _load(
     path, # A file written by `HeadTable.save`
 ) -> HeadTable:
     "Read a table; raises `ValueError` for a foreign or damaged file."
-    name = Path(path).name
-    if not Path(path).is_file(): raise FileNotFoundError(message("`HeadTable.load` reads a file", f"{path}, which is none", "Check the path."))
-    try:
-        with safe_open(path, 'np') as f: meta, arrays = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, OSError, ValueError) as e:
-        raise ValueError(message("`HeadTable.load` reads a whole safetensors file", f"{name}, which cannot be read ({e})", "It may be cut short: copy or compute it again.")) from None
-    if meta.get('format') != HEADS_FORMAT: raise ValueError(message("`HeadTable.load` reads files written by `HeadTable.save`", f"{name} with format {meta.get('format')!r}", "Models are read by `ts.load`."))
-    return HeadTable(json.loads(meta['heads']), json.loads(meta['models']), {k: arrays[k] for k in KINDS if k in arrays}, meta['law'], meta['note'])
+    arrays, text = read_arrays(path, HEADS_FORMAT, 'HeadTable')
+    return HeadTable(list(map(tuple, json.loads(text['heads']))), json.loads(text['models']), {k: arrays[k] for k in KINDS if k in arrays}, text['law'], text['note'])
 
 HeadTable.save, HeadTable.load = _save, staticmethod(_load)

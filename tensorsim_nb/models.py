@@ -23,8 +23,9 @@ from .layers import BilinearAttention, BilinearMLP, Linear
 def _check_layer(layer, i:int):
     "Refuse what is no polynomial layer."
     if all(hasattr(layer, n) for n in ('terms', 'd_in', 'd_out', 'degree')): return
+    name = f"{'torch.nn.'*type(layer).__module__.startswith('torch.nn.')}{type(layer).__name__}"
     do = "Use `ts.Linear`." if isinstance(layer, nn.Linear) else "Use ts.Linear, ts.BilinearMLP and ts.BilinearAttention, or give your layer d_in, d_out, degree and terms()."
-    raise TypeError(message("`Model` takes polynomial layers, which know their terms", f"{type(layer).__name__} at position {i}", do))
+    raise TypeError(message("`Model` takes polynomial layers, which know their terms", f"{name} at position {i}", do))
 
 def _check_widths(layers):
     "Refuse neighbours that do not fit."
@@ -69,7 +70,7 @@ def classifier(
     d_hidden:int, # Number of hidden units
     d_out:int, # Number of classes
 ) -> Model: # BilinearMLP(d_in -> d_hidden) then Linear(d_hidden -> d_out), no biases
-    "The paper's one-layer model: every logit is one quadratic form of the input."
+    "One bilinear layer and a readout: every logit is one quadratic form of the input."
     return Model(BilinearMLP(d_in, d_hidden, d_hidden), Linear(d_hidden, d_out))
 
 def deep_mlp(

@@ -7,7 +7,7 @@ __all__ = ['TILE', 'FEW', 'INDEPENDENT', 'RECENT', 'Route', 'Ready', 'Stream', '
            'independent_covariance', 'layer_covariance', 'SequenceMoments', 'propagate_sequence', 'Recent', 'recall',
            'schedule', 'sequence_inner']
 
-# %% ../nbs/api/16_sequences.ipynb #8a6c0531
+# %% ../nbs/api/16_sequences.ipynb #9cf8a750
 import copy, hashlib, math
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .core import message
 from .jobs import crew, share
-from .joinings import Joined, Side, side_mean, side_slope
+from .joinings import Side, open_covariance, side_mean, side_slope
 from .layers import Leg, Term, rotate
 from .laws import Law
 from .tensors import Scaled, magnitude, shift
@@ -45,7 +45,7 @@ def _add(x, y): # None is zero; mixed kinds become full
     if x is None or y is None: return y if x is None else x
     return x + y if x.ndim == y.ndim else _spread(x) + _spread(y)
 
-# %% ../nbs/api/16_sequences.ipynb #53166e96
+# %% ../nbs/api/16_sequences.ipynb #0a1e1206
 @dataclass
 class Route:
     "A term over positions, made ready."
@@ -58,7 +58,7 @@ class Route:
     key:Tensor # (pairs,)
     open:bool
     exponent:int # True term is `2 ** exponent` times this
-    side:'Side|None'=None # Legs of every (pair, head)
+    side:'Side|None'=None # Legs of every (pair, head), turned
     slope:'Tensor|None'=None # (n, d_out, n, d_in)
     within:'Tensor|None'=None # (n, d_in, d_in) covariance of the stream at each position
     cache:'dict|None'=None # Pieces of independent positions
@@ -131,7 +131,7 @@ def _lay(k, q, like) -> Tensor: # interleave key legs and query legs along axis 
     out[..., 0::2, :], out[..., 1::2, :] = k, q
     return out.flatten(-2)
 
-# %% ../nbs/api/16_sequences.ipynb #d5aabd84
+# %% ../nbs/api/16_sequences.ipynb #5d68dec0
 def _ready_route(r:Route, C:Tensor):
     "Covariances within each (pair, head), and the slope."
     D, (m, e, H, n) = _diag(C), (r.n, r.width, r.heads, len(r.q))
@@ -147,8 +147,9 @@ def _ready_route(r:Route, C:Tensor):
     if r.qm is not None or r.km is not None:
         km, qm = (x.new_zeros(x.shape[:4]) if y is None else y for x, y in ((r.k, r.km), (r.q, r.qm)))
         mean = _lay(km[r.key], qm[r.query], km).flatten(0, 1)[None]
-    r.side = Side(Z.view(1, len(r.query)*H, w, w), mean, m, e, r.open)
-    slope = torch.cat([side_slope(s) for s in _pieces(r.side, max(1, 4_000_000//w**2))], 1)[0]
+    r.side = Side(Z.view(1, len(r.query)*H, w, w), mean, m, e, r.open).turn()
+    del Z
+    slope = torch.cat([side_slope(s) for s in _pieces(r.side, max(1, 1_000_000//w**2))], 1)[0]
     slope = slope.view(len(r.query), H, -1, r.k.shape[2] + m, e)
     query = slope.new_zeros(n, H, *slope[:, :, :, 1::2].shape[2:]).index_add(0, r.query, slope[:, :, :, 1::2])
     atq = torch.einsum('hoi,nhilw,nhlwd->nod', r.out, query, r.q)
@@ -160,7 +161,7 @@ def _pieces(s:Side, size:int): # a side cut into pieces
     return [replace(s, cov=s.cov[:, i:i + size], mean=None if s.mean is None else s.mean[:, i:i + size]) for i in range(0, s.cov.shape[1], size)]
 
 def _route_mean(r:Route) -> 'Tensor|None': # (n, d_out)
-    m = [side_mean(s) for s in _pieces(r.side, max(1, 8_000_000//r.side.cov.shape[-1]**2))]
+    m = [side_mean(s) for s in _pieces(r.side, max(1, 1_000_000//r.side.cov.shape[-1]**2))]
     if m[0] is None: return None
     m = torch.cat(m, 1).view(len(r.query), r.heads, -1)
     return torch.einsum('hoi,nhi->no', r.out, m.new_zeros(len(r.q), *m.shape[1:]).index_add(0, r.query, m))
@@ -295,9 +296,9 @@ def _gather(tables, i, j) -> Tensor: # the same, every pair: (1, i, j, legs, leg
             if tables[p][q].numel(): X[:, :, p::2, :, q::2] = tables[p][q][at[0][p][:, None], at[1][q]]
     return X.flatten(4).flatten(2, 3)[None]
 
-# %% ../nbs/api/16_sequences.ipynb #ebae1b11
-TILE = 200_000_000 # bytes of work that a tile may use
-FEW = 1024 # up to so many pairs, those that count are listed one by one
+# %% ../nbs/api/16_sequences.ipynb #043e52ee
+TILE = 40_000_000 # bytes of work that a tile may use: what a thread keeps for the next
+FEW = 4096 # up to so many pairs, those that count are listed one by one
 INDEPENDENT = 6 # positions from which independence pays
 
 def _pair_number(a:Route, b:Route, dtype, limit:int): # pairs of terms in so many bytes
@@ -309,7 +310,7 @@ def _tile_sizes(na:int, nb:int, a:Route, b:Route, dtype, limit:int): # terms of 
     sa = min(na, max(side, pairs//max(1, nb)))
     return sa, min(nb, max(1, pairs//sa))
 
-# %% ../nbs/api/16_sequences.ipynb #bafb5db7
+# %% ../nbs/api/16_sequences.ipynb #19540500
 def route_covariance(
     a:Route, # A route of model a
     b:Route, # A route of model b
@@ -334,8 +335,8 @@ def _route_covariance(a:Route, b:Route, C:Tensor, metric, limit:int, room:int, n
     def cut(s, at): return replace(s, cov=s.cov[0, at, None], mean=None if s.mean is None else s.mean[0, at, None])
     def covariance(i, j): # (pairs or (i, j), width, width)
         T, x, y = (tables, *([z[at] for z in index[:2]] for index, at in ((ia, i), (ib, j)))) if whole else _tables_of(a, b, C, [z[i] for z in ia], [z[j] for z in ib])
-        if few: M = Joined(cut(a.side, i), cut(b.side, j), _gather_pairs(T, x, y)).open_covariance()
-        else: M = Joined(_cut(a.side, i), _cut(b.side, j), _gather(T, x, y)).open_covariance()
+        if few: M = open_covariance(cut(a.side, i), cut(b.side, j), _gather_pairs(T, x, y))
+        else: M = open_covariance(_cut(a.side, i), _cut(b.side, j), _gather(T, x, y))
         return None if M is None else M[:, 0, 0] if few else M[0]
     def add(job, M): # M of these terms, and what its mirror image adds when both routes are one
         nonlocal total
@@ -363,7 +364,8 @@ def _few_jobs(a:Route, b:Route, ia, ib, trace:bool, C:Tensor, limit:int, n_crew:
     elif C.ndim == 3: wanted = (x[..., :, None] == y[..., None, :]).flatten(2).any(-1)
     else: wanted = torch.ones(x.shape[0], y.shape[1], dtype=torch.bool, device=x.device)
     i, j = (wanted.triu() if a is b else wanted).nonzero().T
-    number = max(-(-len(i)//_pair_number(a, b, C.dtype, limit)), min(n_crew, len(i)//32), 1)
+    number = -(-len(i)//_pair_number(a, b, C.dtype, limit))
+    if number > 1: number += -number % n_crew # as many for each thread
     return [(x, y, (x < y) & (a is b)) for x, y in zip(i.chunk(number), j.chunk(number))] if len(i) else []
 
 def _many_jobs(a:Route, b:Route, ia, ib, trace:bool, C:Tensor, limit:int) -> list: # the same, all pairs of a set with a set
@@ -458,7 +460,7 @@ def _other_pieces(r:Route, p:int) -> list: # parts of other rows q that read x_p
     r.cache['other', p] = out
     return out
 
-# %% ../nbs/api/16_sequences.ipynb #464f64c4
+# %% ../nbs/api/16_sequences.ipynb #81ed0bf3
 def _piece_covariance(x:Piece, y:Piece, C:Tensor, n:int, metric, same:bool, apart:bool, limit:int) -> 'Tensor|None': # C (d, d') at one position
     "Covariance of two pieces, (n, out_a, n, out_b), or its trace; `apart` leaves out equal rows."
     ha, hb, wa, wb = len(x.out), len(y.out), x.out.shape[2], y.out.shape[2]
@@ -471,7 +473,7 @@ def _piece_covariance(x:Piece, y:Piece, C:Tensor, n:int, metric, same:bool, apar
         for j in torch.arange(len(y.legs), device=C.device).split(size):
             if same and j[0] < i[0]: continue
             X = (XC[i].flatten(0, 1) @ y.legs[j].flatten(0, 1).T).unflatten(1, (len(j), -1)).unflatten(0, (len(i), -1)).transpose(1, 2).contiguous()
-            M = Joined(_cut(x.side, i), _cut(y.side, j), X[None]).open_covariance()
+            M = open_covariance(_cut(x.side, i), _cut(y.side, j), X[None])
             if M is None: continue
             M = M[0].expand(len(i), len(j), wa, wb)
             if apart: M = M*(x.row[i][:, None]//ha != y.row[j]//hb)[..., None, None]
@@ -489,23 +491,25 @@ def _read(total, out_a, out_b, n): # (n * head, n * head, width, width) -> (n, o
     total = total.unflatten(1, (n, -1)).unflatten(0, (n, -1))
     return torch.einsum('phqgei,hoe,gri->poqr', total, out_a, out_b)
 
-# %% ../nbs/api/16_sequences.ipynb #775dfa64
+# %% ../nbs/api/16_sequences.ipynb #a3f6c711
 def _own_trace(xs:'list[Piece]', ys:'list[Piece]', C:Tensor, metric:Tensor, limit:int) -> list: # jobs; one piece of each model at each position
     "Trace of the covariance of pieces at all positions at once."
     x, y = xs[0], ys[0]
     G = torch.einsum('hoe,op,gpf->hgef', x.out, metric, y.out)[x.row[:, None] % len(x.out), y.row % len(y.out)]
-    join = lambda ps: Side(torch.cat([p.side.cov for p in ps]), None if ps[0].side.mean is None else torch.cat([p.side.mean for p in ps]), ps[0].side.n, ps[0].side.width, ps[0].side.open)
+    def join(ps): # legs of several positions
+        sides = [p.side.turn() for p in ps]
+        return replace(sides[0], cov=torch.cat([s.cov for s in sides]), mean=None if sides[0].mean is None else torch.cat([s.mean for s in sides]))
     each = torch.finfo(C.dtype).bits//8*(40*(x.side.n + y.side.n) + 60)*x.side.width*y.side.width*len(x.legs)*len(y.legs)
     def work(at):
         some = [[ps[i] for i in at] for ps in (xs, ys)]
         A, B = (torch.stack([p.legs for p in ps]) for ps in some)
         X = (A @ C[at][:, None]).flatten(1, 2) @ B.flatten(1, 2).mT
         X = X.unflatten(2, B.shape[1:3]).unflatten(1, A.shape[1:3]).transpose(2, 3)
-        M = Joined(join(some[0]), join(some[1]), X.contiguous()).open_covariance()
+        M = open_covariance(join(some[0]), join(some[1]), X.contiguous())
         return None if M is None else (M*G).sum()
     return [(work, (at,), False) for at in torch.arange(len(xs)).split(max(1, limit//each))]
 
-# %% ../nbs/api/16_sequences.ipynb #739031c3
+# %% ../nbs/api/16_sequences.ipynb #c6156c57
 def _met_pairs(a:Route, b:Route, C:Tensor, swapped:bool, limit:int) -> list: # jobs that give (query_a, query_b, M (pairs, ha, hb, width, width))
     "Covariance of T_qk with T'_qk (or T'_kq), less what single positions count elsewhere."
     place = {(int(q), int(k)): n for n, (q, k) in enumerate(zip(b.query, b.key)) if q != k}
@@ -521,7 +525,7 @@ def _met_pairs(a:Route, b:Route, C:Tensor, swapped:bool, limit:int) -> list: # j
         def run(parts):
             X = C.new_zeros(len(s), a.heads, b.heads, legs(a), a.width, legs(b), b.width)
             for p, q in parts: X[:, :, :, p::2, :, q::2] = tables[p][q][(a.query if p else a.key)[s]]
-            return Joined(*sides, X.flatten(5).flatten(3, 4)).open_covariance()
+            return open_covariance(*sides, X.flatten(5).flatten(3, 4))
         both = ((0, 1), (1, 0)) if swapped else ((0, 0), (1, 1)) # which of key 0, query 1 meet
         M = run(both)
         linear = a.n == 1 or b.n == 1
@@ -531,7 +535,7 @@ def _met_pairs(a:Route, b:Route, C:Tensor, swapped:bool, limit:int) -> list: # j
         return a.query[s], b.query[t], M
     return [(work, st, None) for st in zip(*(i.split(max(1, limit//each)) for i in (ia, ib)))]
 
-# %% ../nbs/api/16_sequences.ipynb #bc98b10e
+# %% ../nbs/api/16_sequences.ipynb #8246637e
 def _met_without_means(a:Route, b:Route, C:Tensor, limit:int) -> list: # jobs that give (query, query, M (pairs, ha, hb, width, width))
     "Covariance of T_qk with T'_qk when no leg has a mean."
     there = {(int(q), int(k)) for q, k in zip(b.query, b.key)}
@@ -557,7 +561,7 @@ def _met_without_means(a:Route, b:Route, C:Tensor, limit:int) -> list: # jobs th
             S = torch.cat([R[..., leg(0)], R[..., leg(3 + i)] @ P1.mT, R[..., leg(1)], R[..., leg(3 + j)] @ P2.mT, R[..., leg(2)]], -1)
             one = lambda x: x.flatten(0, 2)[:, None]
             end = Z[..., leg(5), leg(5)]
-            M = Joined(Side(one(S), None, 2, e), Side(one(end), None, 0, e), one(R[..., leg(5)])[:, None]).open_covariance()
+            M = open_covariance(Side(one(S), None, 2, e), Side(one(end), None, 0, e), one(R[..., leg(5)])[:, None])
             total = M.unflatten(0, shape)[:, :, :, 0, 0] if total is None else total + M.unflatten(0, shape)[:, :, :, 0, 0]
         def own(Z, Q): # k1, M k2, v
             M = Q[q][:, :, 0, :, 1]
@@ -566,10 +570,10 @@ def _met_without_means(a:Route, b:Route, C:Tensor, limit:int) -> list: # jobs th
         (Ma, sa), (Mb, sb) = own(Za, Paa), own(Zb, Pbb)
         R = torch.cat([X[..., leg(0), :], Ma[:, :, None] @ X[..., leg(1), :], X[..., leg(2), :]], -2)
         X = torch.cat([R[..., leg(0)], R[..., leg(1)] @ Mb[:, None].mT, R[..., leg(2)]], -1)
-        return q, q, total + Joined(sa, sb, X).open_covariance()
+        return q, q, total + open_covariance(sa, sb, X)
     return [(work, qk, None) for qk in zip(*(i.split(max(1, limit//each)) for i in (query, key)))]
 
-# %% ../nbs/api/16_sequences.ipynb #956f67d4
+# %% ../nbs/api/16_sequences.ipynb #3ace7840
 def independent_covariance(
     a:Route, # A route of model a
     b:Route, # A route of model b
@@ -579,7 +583,7 @@ def independent_covariance(
     max_memory:int=2_000_000_000, # Bytes
 ) -> Tensor: # (n, out_a, n, out_b), or a number
     "What `route_covariance` gives, by sums over shared positions."
-    with crew(C) as n: return _independent_covariance(a, b, C, metric, min(TILE//4, max_memory//8//n), n)
+    with crew(C) as n: return _independent_covariance(a, b, C, metric, min(TILE, max_memory//8//n), n)
 
 def _independent_covariance(a:Route, b:Route, C:Tensor, metric, limit:int, n_crew:int) -> Tensor:
     n, trace = len(a.q), metric is not None

@@ -1,10 +1,12 @@
 "Attention: one layer against quadrature, two layers against a closure that lists every joining, invariances, training."
-import copy, itertools, math, warnings
+import copy, itertools, math, threading, warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
+from tensorsim_nb.joinings import DESK
 from tensorsim_nb.laws import Gaussian, Tokens
 from tensorsim_nb.layers import BilinearAttention, BilinearMLP, Linear
 from tensorsim_nb.models import Model, load, save, transformer
@@ -231,6 +233,53 @@ def test_tiles_and_memory_do_not_change_the_number(monkeypatch, path):
     for room in (400_000, 40_000): # the second is too small for the tables of all legs
         got = value(a, b, max_memory=room), value(a, a, max_memory=room)
         assert np.allclose(got, want, rtol=1e-12)
+
+def used_again(pairs):
+    "Inner products one after the other, each in the memory of the one before."
+    return [sequence_inner(propagate(a, STANDARD), propagate(b, STANDARD)).tensor().item() for a, b in pairs]
+
+def different_pairs(number=4):
+    torch.manual_seed(7)
+    return [tuple(transformer(5 + k, 4, 2, 3, 2, bias=bool(k % 2)) for _ in 'ab') for k in range(number)]
+
+def test_memory_used_again_does_not_leak():
+    "A result is not touched by the next; no result depends on what was there before."
+    p, q = (propagate(m, STANDARD) for m in different_pairs(1)[0])
+    r, s = p.layers[0].routes[0], q.layers[0].routes[0]
+    C = torch.eye(4).double().expand(3, -1, -1)
+    first = route_covariance(r, s, C)
+    want = first.clone()
+    assert not torch.equal(route_covariance(r, s, 2*C), want)   # the control: other numbers in the same memory
+    assert torch.equal(first, want)
+    pairs = different_pairs()
+    want = used_again(pairs)
+    assert np.allclose(used_again(pairs[::-1])[::-1], want, rtol=1e-12)
+    DESK.buffer.fill_(math.nan)
+    assert np.allclose(used_again(pairs), want, rtol=1e-12)
+
+def test_threads_have_memory_of_their_own():
+    "Two Python threads at once give the numbers of one, each in its own buffer."
+    pairs, start = different_pairs(), threading.Barrier(2, timeout=60)
+    want = used_again(pairs)
+    def work(turn):
+        start.wait()
+        with torch.no_grad(): got = used_again(3*(pairs[turn:] + pairs[:turn]))
+        start.wait()
+        return got, DESK.buffer.data_ptr()
+    with ThreadPoolExecutor(2) as pool: (x, at), (y, bt) = pool.map(work, range(2), timeout=60)
+    assert np.allclose(x, 3*want, rtol=1e-12) and np.allclose(y, 3*(want[1:] + want[:1]), rtol=1e-12)
+    assert len({at, bt, DESK.buffer.data_ptr()}) == 3
+    with DESK.lend(torch.zeros(0).double()) as new, DESK.lend(torch.zeros(0).double()) as second:
+        assert new is not None and second is None                # lent once at a time
+
+def test_memory_kept_is_bounded(monkeypatch):
+    "No more is kept than allowed; the rest is fresh each time, and the numbers stay."
+    pairs = different_pairs(2)
+    want = used_again(pairs)
+    monkeypatch.setattr(DESK, 'buffer', None)
+    monkeypatch.setattr(DESK, 'size', 50_000)
+    for _ in range(2): assert np.allclose(used_again(pairs), want, rtol=1e-12)
+    assert 0 < DESK.buffer.nbytes <= 50_000
 
 @pytest.mark.parametrize('few', [0, 1024])
 def test_threads_share_the_work_and_are_given_back(few, monkeypatch, path):

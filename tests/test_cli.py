@@ -9,7 +9,9 @@ from safetensors.torch import save_file
 import tensorsim_nb as ts
 from conftest import ROOT
 from tensorsim_nb import cli
+from tensorsim_nb.gram import checkpoint_files
 from tensorsim_nb.similarity import METHODS
+from tensorsim_nb.state_dicts import PRESETS
 from tensorsim_nb.train import seeded
 
 RUN = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tensorsim_nb.cli import main; sys.exit(main())"
@@ -96,6 +98,13 @@ finally: print([m for m in ('torch', 'numpy', 'pandas', 'matplotlib', 'sklearn')
     assert done.returncode == 0 and done.stdout.endswith('[]\n')
 
 
+@pytest.mark.parametrize('command', ['compare', 'gram'])
+def test_help_explains_mappings(command, capsys):
+    with pytest.raises(SystemExit): cli.main([command, '--help'])
+    out = capsys.readouterr().out
+    assert all(repr(p) in out for p in PRESETS) and '"0.left.weight"' in out and 'weights_only' in out
+
+
 def test_the_methods_are_those_of_the_library(): assert cli.METHODS == tuple(METHODS)
 
 
@@ -173,9 +182,37 @@ def test_gram_of_foreign_files_with_a_store_and_workers(tmp_path, capsys):
         assert words in one_line(capsys.readouterr().err)
 
 
-def test_gram_sorts_by_number_and_leaves_the_state_of_a_run_out(tmp_path):
+def test_gram_sorts_by_step_or_number_and_leaves_the_state_of_a_run_out(tmp_path, capsys):
     for name in ('step_10', 'step_9', 'state', '.hidden'): (tmp_path/f'{name}.safetensors').touch()
-    assert [p.stem for p in cli.model_files(tmp_path)] == ['step_9', 'step_10']
+    assert [p.stem for p in checkpoint_files(tmp_path, foreign=True)] == ['step_9', 'step_10'] # other programs tell no step
+    for name, step in (('first', 5), ('last', 7), ('a', 9)): ts.save(ts.classifier(6, 4, 3), tmp_path/f'{name}.safetensors', step=step)
+    for name in ('step_10', 'step_9'): (tmp_path/f'{name}.safetensors').unlink()
+    assert cli.main(['gram', str(tmp_path), '--out', f'{tmp_path}/g.npz']) == 0
+    assert list(np.load(tmp_path/'g.npz')['labels']) == ['first', 'last', 'a']
+
+
+def test_mappings_by_convention(tmp_path, capsys):
+    "Foreign .pt files by the name of a convention, and by one with what names do not tell."
+    assert cli.PRESETS == tuple(PRESETS)
+    models = [ts.classifier(6, 4, 3) for _ in range(2)] + [ts.Model(ts.BilinearMLP(6, 4, 6, residual=.5), ts.Linear(6, 3))]
+    names = {'0.left.weight': 'mlp.l.weight', '0.right.weight': 'mlp.r.weight', '0.down.weight': 'mlp.d.weight', '1.weight': 'head.weight'}
+    for i, m in enumerate(models): torch.save({names[k]: v for k, v in m.state_dict().items()}, tmp_path/f'm{i}.pt')
+    (tmp_path/'skip.json').write_text(json.dumps(dict(preset='l r d', residual=.5)))
+    (tmp_path/'odd.json').write_text(json.dumps(dict(preset='l r d', colour='red')))
+    skip = ['--mapping', f'{tmp_path}/skip.json']
+    assert cli.main(['gram', str(tmp_path), '--out', f'{tmp_path}/g.npz', *skip]) == 0
+    np.testing.assert_allclose(np.load(tmp_path/'g.npz')['inner'], ts.gram(models).inner, rtol=1e-12)
+    assert cli.main(['gram', str(tmp_path), '--mapping', 'l r d']) == 2 # is there a skip path? names do not tell
+    assert 'residual' in one_line(capsys.readouterr().err)
+    (tmp_path/'m2.pt').unlink()
+    for name in ('l r d', 'auto'):
+        assert cli.main(['gram', str(tmp_path), '--out', f'{tmp_path}/g.npz', '--mapping', name]) == 0
+        np.testing.assert_allclose(np.load(tmp_path/'g.npz')['inner'], ts.gram(models[:2]).inner, rtol=1e-12)
+    assert cli.main(['compare', f'{tmp_path}/m0.pt', f'{tmp_path}/m1.pt', *skip]) == 0
+    assert f'{float(ts.similarity(*models[:2])):.4f}' in capsys.readouterr().out
+    for wrong, words in (('r l d', "'l r d'"), (f'{tmp_path}/odd.json', 'colour')):
+        assert cli.main(['compare', f'{tmp_path}/m0.pt', f'{tmp_path}/m1.pt', '--mapping', wrong]) == 2
+        assert words in one_line(capsys.readouterr().err)
 
 
 def test_gram_refuses_and_leaves_nothing(bad, folder, tmp_path, capsys):

@@ -131,6 +131,11 @@ def test_sampled_slices_have_error_bars():
     exact = ts.similarity(*(ts.slice_outputs(m, 0) for m in stack()), method='sample', n=40_000)
     assert abs(v['similarity'] - exact.value) < 5*v['stderr']
 
+def test_panels_that_a_model_has_none_of_are_named(made):
+    says = ts.SliceExplorer(*stack(), method='sample', n=200).says.value
+    assert "No spectrum: " in says and "No eigenvectors: " in says and "3 bilinear layers" in says
+    assert "No spectrum" not in made['SliceExplorer'].says.value # the control has all panels
+
 def test_a_word_that_is_no_direction_is_answered(made):
     e = made['SliceExplorer']
     start = e.state()
@@ -265,6 +270,11 @@ def test_what_the_weights_say_adds_up():
     assert e.value['direction']['output'] == 2
     e.set(row=8)
     assert 'attribution' not in e.value and 'spectrum' in e.value # a model and itself
+
+def test_what_the_weights_cannot_say_is_said():
+    models = [*stack(), stack()[1]]
+    says = CheckpointExplorer(toy_table(3), models=models, state=dict(row=0, column=1)).says.value
+    assert "No spectrum: " in says and "No difference direction: " in says and "No shares" not in says
 
 SIGNED = like(matrices={'signed': np.cos(np.subtract.outer(range(5), range(5)))}, boundaries={}, meta={})
 BARE = like(curves=pd.DataFrame(columns=['step', 'quantity', 'value']))

@@ -1,9 +1,11 @@
 "Explorers in headless Chromium: live through Voila and JupyterLab, and their pages from file://. One server, one browser."
-import os
+import json, os, time
 
+import nbformat
 import numpy as np
 import pytest
 
+from conftest import ROOT
 from explorer_browser import PATIENCE, at_end, find_chromium, handle, jupyter, move, notebook, open_browser, open_voila, picture
 from explorer_samples import LABELS, MOVED, SAMPLES, checkpoint
 from tensorsim_nb.plots import html_page, toy_table
@@ -26,12 +28,16 @@ def server(tmp_path_factory):
     show = "from explorer_samples import SAMPLES\nfrom IPython.display import display\nfor make in SAMPLES.values(): display(make())"
     (folder/'all.ipynb').write_text(notebook(show))
     (folder/'lab.ipynb').write_text(notebook("from explorer_samples import checkpoint", "checkpoint()"))
-    with jupyter(folder) as address: yield address
+    lesson = nbformat.read(ROOT/'nbs'/'tutorials'/'01_first_similarity.ipynb', as_version=4)
+    for c in lesson.cells: c.update(dict(outputs=[], execution_count=None) if c.cell_type == 'code' else {})
+    lesson.cells.append(nbformat.v4.new_code_cell("print('the end')"))
+    nbformat.write(lesson, folder/'lesson.ipynb')
+    with jupyter(folder) as address: yield address, folder
 
 @pytest.fixture(scope='module')
 def live(browser, server):
     "All explorers on one page, with one kernel."
-    page = open_voila(browser, server, 'all.ipynb', '.ts-HeadExplorer canvas')
+    page = open_voila(browser, server[0], 'all.ipynb', '.ts-HeadExplorer canvas')
     yield page
     page.close()
 
@@ -99,7 +105,7 @@ def run_all(page, sign):
 def test_jupyterlab_from_start_to_click(browser, server):
     "Open the notebook, run all, move a slider, click the map: the picture changes."
     page = browser.new_page(viewport=dict(width=1300, height=1400))
-    page.goto(f'{server}/lab/tree/lab.ipynb?reset', timeout=PATIENCE)
+    page.goto(f'{server[0]}/lab/tree/lab.ipynb?reset', timeout=PATIENCE)
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=PATIENCE)
     run_all(page, '.ts-CheckpointExplorer canvas')
     before = picture(page, 'CheckpointExplorer')
@@ -110,6 +116,23 @@ def test_jupyterlab_from_start_to_click(browser, server):
     page.locator('.ts-CheckpointExplorer canvas').first.click(position=dict(x=120, y=100))
     page.wait_for_function("(old) => [...document.querySelectorAll('.ts-CheckpointExplorer canvas')].map(c => c.toDataURL()).join() !== old", arg=moved, timeout=PATIENCE)
     assert 'Checkpoints' in says.text_content()
+    page.close()
+
+def test_a_newcomer_runs_the_first_lesson(browser, server):
+    "Run All in JupyterLab, save, and read the file: every cell has run, and none has failed. benchmarks/newcomer.py does four lessons."
+    address, folder = server
+    page = browser.new_page(viewport=dict(width=1300, height=1400))
+    page.goto(f'{address}/lab/tree/lesson.ipynb?reset', timeout=PATIENCE)
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=PATIENCE)
+    run_all(page, '.jp-OutputArea-output')
+    end = time.time() + PATIENCE/1000
+    while time.time() < end:
+        page.keyboard.press('Control+s')
+        page.wait_for_timeout(1000)
+        cells = [c for c in json.loads((folder/'lesson.ipynb').read_text())['cells'] if c['cell_type'] == 'code']
+        if cells[-1]['outputs']: break
+    failed = [o for c in cells for o in c['outputs'] if o['output_type'] == 'error']
+    assert not failed and all(c['execution_count'] for c in cells), (failed, [c['execution_count'] for c in cells])
     page.close()
 
 # ---- pages without Python ----

@@ -11,6 +11,7 @@ from fuzz import campaign
 import tensorsim_nb as ts
 from tensorsim_nb.cli import read_law
 from tensorsim_nb.experiments import CheckpointTable
+from tensorsim_nb.heads import HeadTable
 from tensorsim_nb.jobs import Store
 from tensorsim_nb.models import info
 
@@ -49,6 +50,16 @@ def test_grams(tmp_path):
     ts.gram([ts.classifier(3, 4, 2) for _ in range(3)], slices='all', progress=False).save(tmp_path/'g')
     data = (tmp_path/'g').read_bytes()
     campaign(ts.Gram.load, [data], tmp_path, N, seed=2, inner=('about', 'labels'))
+
+
+def test_head_tables(tmp_path):
+    heads, inner = [(0, 0, h) for h in range(3)], {k: np.eye(3) + .1 for k in ('QK', 'OV')}
+    table = HeadTable(heads, ['m'], inner, 'Gaussian()', '')
+    table.save(tmp_path/'t')
+    data = (tmp_path/'t').read_bytes()
+    def check(got): assert got.heads == heads and all((got.inner[k] == inner[k]).all() for k in inner) # one wrong bit and it is refused
+    campaign(HeadTable.load, [data], tmp_path, N, seed=6, inner=('heads', 'models'), check=check)
+    assert HeadTable.load(tmp_path/'t').labels == table.labels
 
 
 def test_blocks(tmp_path):

@@ -1,5 +1,5 @@
 """The N x N matrix: agreement with the pairwise calls, one law after the other; then interruption, resuming, workers that die."""
-import importlib, itertools, os, signal, subprocess, sys, warnings
+import importlib, itertools, os, re, signal, subprocess, sys, time, warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def test_few_and_many_outputs(outputs, slices): # more outputs than hidden units
 def test_vocabulary_sized_maps_stay_factored():
     ms = [ts.Model(ts.Linear(60, 4), ts.BilinearMLP(4, 5, residual=1., bias=True), ts.Linear(4, 60)).double() for _ in range(3)]
     shape = forms.Shape(60, 5, 60, factored=True)
-    with torch.no_grad(): S = forms.stack(map(forms.quadratic, ms), 3, shape, torch.empty(0).double())
+    with torch.no_grad(): S = forms.stack(lambda i: forms.quadratic(ms[i]), 3, shape, torch.empty(0).double())
     assert S.lin_out is not None and S.lin_leg.shape[1] < 20
     got = forms.forms_inner(S, S, forms.make_plan(3, shape, 10**7), shape)[0]
     close(np.ldexp(got, S.exponents[:, None] + S.exponents), pairwise(ms, ts.Gaussian(), method='exact'), 1e-12)
@@ -178,6 +178,75 @@ def test_the_plan_counts():
     with pytest.raises(ValueError, match='max_memory'): forms.make_plan(100, forms.Shape(10, 256, 784), 10**6)
 
 
+def test_the_plan_is_printed_and_nothing_computed(monkeypatch, capsys):
+    calls = count_blocks(monkeypatch)
+    p = gram([ts.classifier(30, 4, 3) for _ in range(5)], plan=True)
+    assert capsys.readouterr().out == f'{p}\n' and repr(p).startswith('Plan: kernel path for 5 models') and not calls
+
+
+@pytest.mark.parametrize('make', [deep, streams])
+def test_self_terms_are_computed_once_per_model(make, monkeypatch):
+    ms, asked = make(5), []
+    monkeypatch.setattr(gram_module, '_own', lambda task, engine, s, own=gram_module._own: asked.append(s.name) or own(task, engine, s))
+    gram(ms, method='closure', slices=[0])
+    assert sorted(asked) == ['0', '1', '2', '3', '4']
+
+
+@pytest.mark.parametrize('make,method', [(deep, 'tensor'), (deep, 'exact'), (deep, 'closure'), (deep, 'sample'), (streams, 'closure'), (streams, 'sample')])
+def test_single_precision(make, method):
+    ms, kw = make(3), dict(n=2000) if method == 'sample' else {}
+    got, want = (gram(ms, method=method, dtype=dtype, **kw).similarity for dtype in (torch.float32, torch.float64))
+    assert 0 < np.abs(got - want).max() < 1e-4
+
+
+@pytest.mark.parametrize('path', ['kernel', 'explicit'])
+def test_threads_share_the_work_of_one_process(path):
+    "Large enough that pieces are handed to threads: the same numbers as with one, and as from pairs."
+    ms = [ts.Model(ts.BilinearMLP(160, 64, 5, bias=k == 3), ts.Linear(5, 3)) for k in range(14)] # one has a linear part
+    law, before, found = LowRank(torch.randn(160, 150).double()/10, 0.), torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            g = gram(ms, law, path=path, slices=[1])
+            assert g.plan.detail['threads'] == threads and torch.get_num_threads() == threads
+            found.append(np.stack([g.inner, g.slices[1].inner]))
+    finally: torch.set_num_threads(before)
+    close(found[1][0], found[0][0], 1e-13)
+    close(found[1][1], found[0][1], 1e-13)
+    close(found[1][0][:4, :4], pairwise(ms[:4], law, method='exact'), 1e-12)
+
+
+PEAK = """
+import re, sys, torch
+torch.set_num_threads(2)
+import tensorsim_nb as ts
+make = lambda n, d, h, o: [ts.classifier(d, h, o) for _ in range(n)]
+gram = lambda ms: ts.gram(ms, path=sys.argv[1], max_memory=40*2**20, progress=False)
+gram(make(4, 32, 8, 3)) # what the first call loads is not counted
+models = make(120, 250, 48, 3)
+open('/proc/self/clear_refs', 'w').write('5')
+rss = lambda name: int(re.search(name + r':\\s+(\\d+)', open('/proc/self/status').read())[1])
+before = rss('VmRSS')
+plan = gram(models).plan
+print((rss('VmHWM') - before)/1024, plan.memory/2**20, plan.blocks)
+"""
+
+
+@pytest.mark.skipif(not os.access('/proc/self/clear_refs', os.W_OK), reason="peak memory is read as Linux tells it")
+@pytest.mark.parametrize('path', ['kernel', 'explicit'])
+def test_memory_stays_within_the_bound(path):
+    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    used, planned, blocks = map(float, subprocess.run([sys.executable, '-c', PEAK, path], env=env, capture_output=True, text=True, check=True).stdout.split())
+    assert blocks > 1 and planned <= 40 and used <= 40, (used, planned, blocks)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize('make,method', [(deep, 'tensor'), (deep, 'exact'), (deep, 'closure'), (deep, 'sample'), (streams, 'closure'), (streams, 'sample'), (one_layer, 'exact')])
+def test_cuda_agrees(make, method):
+    ms, kw = make(4), dict(n=2000) if method == 'sample' else {}
+    close(gram(ms, method=method, device='cuda', **kw).inner, gram(ms, method=method, **kw).inner, .1 if method == 'sample' else 1e-10) # other draws there
+
+
 def test_save_and_load(tmp_path):
     g = gram(deep(3), method='sample', n=200, slices='all', layers=[2], labels=['a', '<b>', 'c'])
     g.save(tmp_path/'g.safetensors')
@@ -241,6 +310,28 @@ def test_resume_after_kill(run_dir, want, tmp_path, monkeypatch):
     assert 8 <= kept < 15
     g = gram(run_dir, store=tmp_path/'store', method='closure')
     assert len(calls) == 15 - kept and np.array_equal(g.inner, want.inner)
+
+
+def test_resume_after_ctrl_c(run_dir, want, tmp_path, monkeypatch):
+    (tmp_path/'store').mkdir()
+    for age, name in ((10**6, '.old.tmp'), (0, '.young.tmp')): # what a killed writer left behind goes after a day
+        (tmp_path/'store'/name).touch()
+        os.utime(tmp_path/'store'/name, (time.time() - age,)*2)
+    p = child(run_dir, tmp_path/'store', pause=.05)
+    for _ in range(5): assert p.stdout.readline().startswith('tick')
+    p.send_signal(signal.SIGINT)
+    assert p.wait(60) != 0
+    kept, calls = len(list((tmp_path/'store'/'blocks').glob('*.safetensors'))), count_blocks(monkeypatch)
+    assert 4 <= kept < 15 and [f.name for f in (tmp_path/'store').glob('.*.tmp')] == ['.young.tmp']
+    g = gram(run_dir, store=tmp_path/'store', method='closure')
+    assert len(calls) == 15 - kept and np.array_equal(g.inner, want.inner)
+
+
+def test_the_bar_tells_the_time_left(run_dir, capsys):
+    gram(run_dir, method='closure', progress=True)
+    assert re.search(r'100%.* 55/55 pairs \[\d+:\d+<\d+:\d+\]', capsys.readouterr().err)
+    gram(run_dir, method='closure', progress=False)
+    assert capsys.readouterr().err == ''
 
 
 def test_two_writers(run_dir, want, tmp_path):

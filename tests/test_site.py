@@ -1,7 +1,8 @@
 """The site's own parts: Markdown conversion and the link checker. The whole site is built by `make docs`."""
-import json, re, sys
+import base64, io, json, re, sys
 from types import SimpleNamespace
 
+import matplotlib.colors
 import pytest
 
 from conftest import ROOT
@@ -55,6 +56,30 @@ def test_pictures_are_told_to_those_who_cannot_see_them():
     assert re.search(r'!\[[^]]{80,}\]\(docs/images/', readme), "the README's picture has a text"
 
 
+def test_a_figure_leaves_a_twin_for_dark_pages():
+    import dark
+    import matplotlib.pyplot as plt
+    fig, (ax, image) = plt.subplots(1, 2)
+    line, text = ax.plot([0, 1], 'k')[0], image.text(0, 0, 'on the image', color='black')
+    image.imshow([[0, 1]])
+    before = ax.get_facecolor(), line.get_color(), ax.title.get_color()
+    png = dark.dark_picture(fig)
+    pixels = plt.imread(io.BytesIO(base64.b64decode(png)))
+    assert pixels[0, 0, :3].max() < .2 < .9 < pixels[..., :3].min(2).max() # dark paper, light ink
+    assert before == (ax.get_facecolor(), line.get_color(), ax.title.get_color()) and text.get_color() == 'black'
+    assert dark.turned('#0072B2') == pytest.approx(matplotlib.colors.to_rgba('#0072B2')) # a hue stays
+    plt.close(fig)
+
+
+def test_both_pictures_come_from_one_output(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, 'PAGES', tmp_path)
+    out = dict(output_type='display_data', data={'image/png': 'AA==', build.DARK_MIME: 'AA=='})
+    light, twin = build.both_pictures([out], 'two <lines>', build.NBS/'explain'/'x.ipynb')
+    assert list(light['data']) == ['image/png'] and 'src="../_static/dark/' in twin['data']['text/html']
+    assert 'two &lt;lines&gt;' in twin['data']['text/html'] and len(list((tmp_path/'_extra_static'/'dark').iterdir())) == 1
+    assert len(list(build.both_pictures([dict(output_type='stream', text='x')], '', build.NBS/'index.ipynb'))) == 1
+
+
 def test_first_page_needs_its_data(tmp_path):
     page = lambda outputs: json.dumps(dict(cells=[dict(cell_type='code', source='', outputs=outputs)]))
     (tmp_path/'a.ipynb').write_text(page([dict(output_type='display_data', data={'application/json': dict(steps=[1])})]))
@@ -78,6 +103,7 @@ def test_pages_of_the_site_name_public_things_and_existing_pages():
     ('<a href="b.html#there">x</a> <a href="https://far.org">x</a> <img src="data:image/png;base64,AA">', None),
     ('<a href="gone.html">x</a>', 'no file for gone.html'),
     ('<a href="b.html#nowhere">x</a>', 'no target for b.html#nowhere'),
+    (f'<pre>File {ROOT}/x.py</pre>', 'shows a path of this machine'),
     ('<a href="#nowhere">x</a>', 'no target for #nowhere'),
     ('<img src="gone.png">', 'no file for gone.png'),
     ('<script src="https://cdn.org/x.js"></script>', 'from the network'),
