@@ -7,7 +7,7 @@ LAB    ?=
 LESSON := nbs/tutorials/01_first_similarity.ipynb
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab docs docs-open bench export clean
+.PHONY: help demo test lint types lab docs docs-open bench export clean
 .NOTPARALLEL:
 
 help: ## This list
@@ -36,6 +36,14 @@ demo: $(STAMP) ## The main job on real digits: train, insert a backdoor, find it
 
 test: $(STAMP) ## Everything: notebooks in sync and clean, README, notebooks run, pytest
 	@$(PY) tools/gate.py
+
+lint: $(STAMP) ## Faults that ruff finds (installs it when it is missing; rules in ruff.toml)
+	@$(PY) -m ruff --version >/dev/null 2>&1 || $(PY) -m pip install -q ruff==0.17.5
+	@$(PY) -m ruff check tensorsim_nb tests tools benchmarks docs setup.py
+
+types: $(STAMP) ## Type check of the package (installs mypy when it is missing; settings in mypy.ini)
+	@$(PY) -m mypy --version >/dev/null 2>&1 || $(PY) -m pip install -q mypy==2.4.1
+	@$(PY) -m mypy
 
 lab: $(STAMP) ## JupyterLab at the first lesson (as root, in a container: LAB=--allow-root)
 	@$(PY) -m jupyterlab $(LESSON) $(LAB)

@@ -327,6 +327,7 @@ def attribute(
     check_pair(a, a if b is None else b, law)
     a, b = (None if m is None else copy.deepcopy(m).double() for m in (a, b))
     p = _whole(a, b, of, law, method, options)
+    for x in dict(inner=(p.ab,), norm=(p.aa,), distance=(p.aa, p.bb))[of]: x.number("The whole that `attribute` splits")
     if by == 'degree': return _by_degree(a, b, law, of, p)
     sides = [Sided(m, by, law) for m in (a, b) if m is not None]
     labels = list(dict.fromkeys(n for s in sides for n in s.labels))
@@ -335,6 +336,7 @@ def attribute(
     wanted = len(labels) <= 64 if leave_one_out is None else leave_one_out
     left = _left_out(labels, total, value) if wanted else np.full(len(labels), np.nan)
     rest = any(s.rest for s in sides)
+    if not np.isfinite(got).all(): raise OverflowError(message("`attribute` gives float64 parts", f"a whole of {total:.3g}, with parts beyond", "Rescale the models."))
     cut = lambda x: x if x is None or rest else x[:-1]
     return Attribution(labels + ['rest']*rest, cut(got), total, by, of, p.method, p.exact, cut(one), cut(two),
                        np.append(left, [np.nan]*rest))

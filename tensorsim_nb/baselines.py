@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .core import check_finite, message
+from .tensors import magnitude, shift
 
 # %% ../nbs/api/23_baselines.ipynb #1de75636
 def _shapes(model) -> list: # Names and shapes of a model's parameters
@@ -36,6 +37,7 @@ def _normalise(
     v:Float[Tensor, "*model size"], # Vectors
     what:str, # What they are, for the message
 ) -> Float[Tensor, "*model size"]: # The same, each of length 1
+    v = torch.ldexp(v, -torch.frexp(v.abs().amax(-1, keepdim=True)).exponent) # near 1, so that no square overflows
     norm = v.norm(dim=-1, keepdim=True)
     if (norm == 0).any():
         raise ValueError(message("A cosine needs vectors that are not zero",
@@ -104,12 +106,15 @@ def _two(
                                  "Give one row per sample, the same samples in both."))
     return check_finite(x, "The first activations"), check_finite(y, "The second activations")
 
+def _near_one(x:Tensor) -> Tensor: # by a power of two, so that no square of an entry overflows or vanishes
+    return shift(x, -(magnitude(x) or 0))
+
 def _spread(
     x, y, # Two matrices of the same samples
     name:str, # Who asks
 ) -> tuple: # Both centred and of length 1
     "Take the mean and the scale away."
-    x, y = x - x.mean(0), y - y.mean(0)
+    x, y = (z - z.mean(0) for z in (_near_one(x), _near_one(y)))
     if not (x.norm() > 0 and y.norm() > 0):
         raise ValueError(message(f"`{name}` compares how outputs vary over samples", "outputs that are the same for all samples",
                                  "Give other inputs, or look at the models' norms."))
@@ -169,7 +174,7 @@ def rsa(
     x, y = _two(x, y, 'rsa', 3)
     if len(x) > MOST_ROWS:
         raise ValueError(message(f"`rsa` holds all pairs of at most {MOST_ROWS:,} samples", f"{len(x):,}", "Give fewer rows."))
-    u, v = (pdist(z.numpy(), metric) for z in (x, y))
+    u, v = (pdist(_near_one(z).numpy(), metric) for z in (x, y)) # ranks have no scale
     for d in (u, v):
         if not (d == d).all() or d.max() == d.min():
             raise ValueError(message("`rsa` ranks distances between samples", f"'{metric}' distances that are all equal or undefined",

@@ -22,9 +22,11 @@ from .core import generator, message
 from .laws import Gaussian, Law
 from .layers import BilinearAttention, BilinearMLP, Linear
 from .models import Combination, Model, classifier, deep_mlp, parts
-from .similarity import Estimate, distance, inner, norm, products
+from .forwards import scaled_outputs
+from .similarity import Estimate, _common, distance, inner, norm, products
 from .slices import slice_hidden, slice_outputs
 from .telescopes import Polynomial, polynomial
+from .tensors import Scaled, magnitude, shift
 
 # %% ../nbs/api/32_differences.ipynb #75ebf8ce
 @dataclass(frozen=True)
@@ -43,10 +45,11 @@ def best_scale(
 ) -> BestScale:
     "The `c` for which `c*b` is nearest to `a`."
     p = products(a, b, law, **options)
-    aa, ab, bb = (float(x.tensor()) for x in (p.aa, p.ab, p.bb))
+    (aa, ab, bb), (ea, eb), _ = _common(p)
     if not bb > 0: raise ValueError(message("`best_scale` scales a nonzero model", "a zero one",
                                             "Swap the two."))
-    return BestScale(ab/bb, math.sqrt(max(0., 1 - ab**2/(aa*bb))) if aa > 0 else 0., p.method, p.exact)
+    left = (1 - ab**2/(aa*bb)).clamp(min=0).sqrt() if aa > 0 else aa
+    return BestScale(Scaled(ab/bb, ea - eb).number("The scale"), float(left), p.method, p.exact)
 
 # %% ../nbs/api/32_differences.ipynb #2f638217
 def moebius(
@@ -247,7 +250,9 @@ def steepest_input(
     onto = lambda x: radius*x/x.flatten(1).norm(dim=1).clamp(min=1e-300).view(-1, *[1]*len(shape))
     x, step = onto(torch.randn(starts, *shape, generator=generator(seed),
                                dtype=torch.float64)), torch.ones(starts, dtype=torch.float64)
-    value = lambda x: model(x).flatten(1).square().sum(1)
+    start, e = scaled_outputs(model, x)
+    unit = e + (magnitude(start) or 0) # no square of an output overflows or vanishes
+    def value(x): return (lambda y, e: shift(y, e - unit).square().sum(1))(*scaled_outputs(model, x))
     here = value(x)
     for _ in range(steps):
         with torch.enable_grad(): g, = torch.autograd.grad(value(x.requires_grad_()).sum(), x)
@@ -258,7 +263,8 @@ def steepest_input(
         x, here = torch.where(up.view(-1, *[1]*len(shape)), there, x), torch.where(up, high, here)
         step = torch.where(up, 1.5*step, step/2)
     order = here.argsort(descending=True)
-    return Peak(x[order[0]], float(here[order[0]].sqrt()), here[order].sqrt())
+    top = Scaled(here[order[0]].sqrt(), unit).number("The largest output")
+    return Peak(x[order[0]], top, shift(here[order].sqrt(), unit))
 
 # %% ../nbs/api/32_differences.ipynb #8ed069b0
 @dataclass(frozen=True, eq=False)
@@ -398,18 +404,20 @@ def argmax_certificate(
     if not (gap.exact or gap.stderr < 1e-6*gap.value):
         raise ValueError(message("A certificate needs an exact distance", f"method {gap.method!r}",
                                  "Use models of at most two bilinear layers."))
-    whole = products(f, g, law, **options)
-    aa, ab, bb = (float(x.tensor()) for x in (whole.aa, whole.ab, whole.bb))
-    params = next(f.parameters())
-    top = f(law.sample(n, f.d_in, seed=seed).to(params)).double().topk(2, dim=-1).values
-    m = np.sort((top[:, 0] - top[:, 1]).numpy())
+    (aa, ab, bb), (ea, eb), _ = _common(products(f, g, law, **options))
+    ratio = float(shift(torch.ones_like(aa), eb - ea)) # of the units of the two
+    y, e = scaled_outputs(f, law.sample(n, f.d_in, seed=seed))
+    top = y.topk(2, dim=-1).values
+    m = np.sort((top[:, 0] - top[:, 1]).numpy()) # in units of 2**e
+    if not (m > 0).any(): raise ValueError(message("A certificate needs margins", "a model whose outputs are always equal", "Compare other models."))
+    size = math.ldexp(gap.value*(1 + 1e-9) + gap.stderr, -e)
     allowance = math.sqrt(math.log(1/(1 - confidence))/(2*n))
     t = np.unique(m[m > 0][np.linspace(0, (m > 0).sum() - 1, 2000).astype(int)])
     first = np.minimum(1., np.searchsorted(m, t, side='right')/n + allowance)
-    second = tail_bound(t/math.sqrt(2), gap.value*(1 + 1e-9) + gap.stderr, max(f.degree, g.degree))
+    second = tail_bound(t/math.sqrt(2), size, max(f.degree, g.degree))
     i = (first + second).argmin()
     return Certificate(float(min(1., first[i] + second[i])), confidence,
-                       max(0., aa - 2*ab + bb)/aa if aa else math.nan, float(t[i]), float(first[i]),
+                       float((aa - 2*ab*ratio + bb*ratio**2).clamp(min=0)/aa), math.ldexp(float(t[i]), e), float(first[i]),
                        float(second[i]))
 
 # %% ../nbs/api/32_differences.ipynb #217fce4d
@@ -430,11 +438,13 @@ def ball_bound(
 ) -> BallBound:
     "Bracket the largest difference of two one-layer models over all inputs of bounded length."
     c, w, A = polynomial(f - g)
+    n = max((k for k in map(magnitude, (c, w, A)) if k is not None), default=0)
+    c, w, A = (shift(x, -n) for x in (c, w, A)) # squares of them neither overflow nor vanish
     each = torch.linalg.eigvalsh(A).abs().amax(1).square().sum().sqrt()
     joint = torch.linalg.eigvalsh((A @ A).sum(0)).amax().clamp(min=0).sqrt()
     upper = c.norm() + torch.linalg.matrix_norm(w, 2)*radius + radius**2*torch.minimum(each, joint)
     top = steepest_input(f - g, radius=radius, seed=seed)
-    return BallBound(top.value, float(upper), top.input)
+    return BallBound(top.value, Scaled(upper, n).number("The bound"), top.input)
 
 # %% ../nbs/api/32_differences.ipynb #1aec08fe
 @dataclass(frozen=True, eq=False)
@@ -611,16 +621,21 @@ def check_invariances(
     draw = (lambda: law.sample_sequence(n, model.n_ctx, model.d_in, seed=seed)) if model.n_ctx else (
         lambda: law.sample(n, model.d_in, seed=seed))
     x = draw()
-    y = model(x)
+    def outputs(m): # (rows, outputs), and their power of two
+        y, e = scaled_outputs(m, x)
+        return y.reshape(-1, m.d_out), e
+    y, e = outputs(model)
     for k, (name, holds, change) in enumerate(_transformations(model)):
         twin = copy.deepcopy(model)
         if change(twin, generator(seed + k)) is False: continue
-        p, z = products(model, twin, law, method=method, **options), twin(x)
-        aa, ab, bb = (float(v.tensor()) for v in (p.aa, p.ab, p.bb))
-        cosine = ab/math.sqrt(aa*bb)
+        (aa, ab, bb), *_ = _common(products(model, twin, law, method=method, **options))
+        cosine = float(ab/(aa*bb).sqrt())
+        z, k = outputs(twin)
+        size = magnitude(y) or 0
+        p, q = shift(y, -size), shift(z, k - e - size) # both in the unit of the first
         rows.append({'transformation': name, 'must hold': holds, 'similarity': cosine,
                      'matrix cosine': matrix_cosine(model, twin),
-                     'CKA of outputs': linear_cka(y.flatten(0, -2), z.flatten(0, -2)),
-                     'outputs': float((y - z).norm()/y.norm()),
+                     'CKA of outputs': linear_cka(p, q),
+                     'outputs': float((p - q).norm()/p.norm()),
                      'passed': abs(1 - cosine) < 1e-9 if holds else cosine < 1 - 1e-6})
     return pd.DataFrame(rows).set_index('transformation')

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['FAIR', 'POOR', 'MAX_NODES', 'METHODS', 'SPEED', 'BUDGET', 'SAMPLING', 'NEAR', 'DENSE', 'PARTS', 'Estimate', 'verdict',
-           'Products', 'Engine', 'LayerEngine', 'HermiteEngine', 'BlockEngine', 'TensorEngine', 'MixedEngine', 'grid',
-           'n_nonlinear', 'Option', 'MethodPlan', 'make_plan', 'plan', 'make_engine', 'check_pair', 'products', 'inner',
-           'norm', 'similarity', 'nearby_distance', 'distance', 'Spectrum', 'spectrum']
+           'Products', 'Engine', 'LayerEngine', 'HermiteEngine', 'BlockEngine', 'TensorEngine', 'MixedEngine',
+           'PairValues', 'grid', 'n_nonlinear', 'Option', 'MethodPlan', 'make_plan', 'plan', 'make_engine',
+           'check_pair', 'products', 'inner', 'norm', 'similarity', 'nearby_distance', 'distance', 'Spectrum',
+           'spectrum']
 
 # %% ../nbs/api/21_similarity.ipynb #30e7f81c
 import math, statistics, warnings
@@ -14,10 +15,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from .blocks import block_inner, block_parts
 from .core import check_finite, message
+from .forwards import scaled_outputs
 from .hermite import hermite_degrees, hermite_inner, hermite_parts, split_flops, tensors
 from .laws import Empirical, Gaussian, Independent, Law, digits
 from .models import Model, classifier, deep_mlp, parts, transformer
@@ -76,10 +77,9 @@ class Products:
     bb:Scaled
     method:str # Method used
     exact:bool # Exact to rounding?
-    errors:'Tensor|None'=None # (3, 3) covariance of the errors of (aa, ab, bb), when sampled
+    errors:'Tensor|None'=None # (3, 3) covariance of the errors of the mantissas of (aa, ab, bb), when sampled
     note:str=''
     reliability:'float|None'=None # Active share of a closure
-    errors_exponent:int=0 # `errors` are to be multiplied by 4 ** this
 
 # %% ../nbs/api/21_similarity.ipynb #00187c00
 def _expand(a, b, product) -> Scaled:
@@ -156,18 +156,30 @@ def _engine_products(engine:Engine, a, b) -> dict:
     return dict(three, reliability=engine.reliability(list(made.values())))
 
 # %% ../nbs/api/21_similarity.ipynb #82e8c96b
-def _outputs(model, x, opts) -> Tensor: # (batch, everything), in the precision of `opts`
-    "Run a model in another precision without copying it."
-    params = {k: v.to(opts['device'], opts['dtype']) for k, v in model.state_dict(keep_vars=True).items()}
-    return functional_call(model, params, (x.to(opts['device'], opts['dtype']),)).flatten(1)
+class PairValues:
+    "f·f, f·g and g·g at inputs, each model in a unit of its own: the power of two of its first outputs."
+    def __init__(self,
+        a, # A model
+        b, # Another
+        opts:dict, # `dtype` and `device` of the passes
+    ):
+        self.a, self.b, self.opts, self.units = a, b, opts, None
 
-def _pair_values(a, b, x, opts) -> Tensor: # (batch, 3): f·f, f·g, g·g at each input
-    f = _outputs(a, x, opts)
-    g = f if b is a else _outputs(b, x, opts)
-    return torch.stack([(f*f).sum(-1), (f*g).sum(-1), (g*g).sum(-1)], -1)
+    def __call__(self, x:Tensor) -> Tensor: # (batch, 3)
+        f, m = scaled_outputs(self.a, x, **self.opts)
+        g, n = (f, m) if self.b is self.a else scaled_outputs(self.b, x, **self.opts)
+        if self.units is None: self.units = m + (magnitude(f) or 0), n + (magnitude(g) or 0)
+        f, g = shift(f, m - self.units[0]), shift(g, n - self.units[1])
+        return torch.stack([(f*f).sum(-1), (f*g).sum(-1), (g*g).sum(-1)], -1)
 
-def _named(values, exponent:int=0) -> dict:
-    return {k: Scaled(v, exponent) for k, v in zip(('aa', 'ab', 'bb'), values)}
+    def products(self, mean:Tensor, exponent:int=0) -> dict: # averages of the three, in true size
+        m, n = self.units
+        return {k: Scaled(v, exponent + e) for k, v, e in zip(('aa', 'ab', 'bb'), mean, (2*m, m + n, 2*n))}
+
+    def level(self, mean:Tensor, errors:Tensor): # the same averages and errors with both models in one unit, the larger
+        m, n = (2.**(u - max(self.units)) for u in self.units)
+        c = torch.tensor([m*m, m*n, n*n]).to(mean)
+        return mean*c, errors*torch.outer(c, c)
 
 # %% ../nbs/api/21_similarity.ipynb #a0bf42ec
 def _at(law, n_ctx:'int|None'): # The law of each position; just one without positions, or for whole sequences
@@ -202,14 +214,15 @@ def _quadrature_products(a, b, law, opts, max_nodes:int=MAX_NODES) -> dict:
     if size > max_nodes:
         raise ValueError(message(f"method 'quadrature' uses at most {max_nodes:,} nodes", f"{_about(size)} for {a.d_in} inputs and degree {2*max(a.degree, b.degree)}",
                                  "Project the inputs with `project_inputs`, or use method='sample'."))
-    total = torch.zeros(3, dtype=opts['dtype'], device=opts['device'])
-    for x, w in grid(law, a.d_in, 2*max(a.degree, b.degree), a.n_ctx): total = total + w.to(total) @ _pair_values(a, b, x, opts)
-    return _named(total)
+    total, values = torch.zeros(3, dtype=opts['dtype'], device=opts['device']), PairValues(a, b, opts)
+    for x, w in grid(law, a.d_in, 2*max(a.degree, b.degree), a.n_ctx): total = total + w.to(total) @ values(x)
+    return values.products(total)
 
-def _sample_products(a, b, law, opts, **options) -> dict:
+def _sample_products(a, b, law, opts, relative, **options) -> dict:
     "See `average` for the options."
-    got = average(lambda x: _pair_values(a, b, x, opts), law, a.d_in, degree=max(a.degree, b.degree), n_ctx=a.n_ctx, **options)
-    return dict(_named(got.mean, got.exponent), errors=got.errors, errors_exponent=got.exponent, note=got.note)
+    values = PairValues(a, b, opts)
+    got = average(values, law, a.d_in, degree=max(a.degree, b.degree), n_ctx=a.n_ctx, relative=lambda *found: relative(*values.level(*found)), **options)
+    return dict(values.products(got.mean, got.exponent), errors=got.errors, note=got.note)
 
 # %% ../nbs/api/21_similarity.ipynb #856d6c36
 METHODS = ('auto', 'exact', 'closure', 'tensor', 'sample', 'quadrature')
@@ -438,7 +451,7 @@ def _common(p:Products): # mantissas of (aa, ab, bb), with a and b each scaled t
     ns = (2*ea, ea + eb, 2*eb)
     ms = [shift(s.mantissa, s.exponent - n) for s, n in zip((p.aa, p.ab, p.bb), ns)]
     if p.errors is None: return ms, (ea, eb), None
-    unit = torch.tensor([2.0**(p.errors_exponent - n) for n in ns], dtype=torch.float64)
+    unit = torch.tensor([2.0**(s.exponent - n) for s, n in zip((p.aa, p.ab, p.bb), ns)], dtype=torch.float64)
     return ms, (ea, eb), p.errors.cpu().double()*torch.outer(unit, unit)
 
 def _estimate(p:Products, quantity:str, value:Tensor, exponent:int, gradient, errors) -> Estimate:
@@ -555,6 +568,12 @@ def _six(p, q, rank:int) -> 'tuple[Tensor, int]':
     trace = 2*(head(p)*head(q)).sum()/rank if min(p.order, q.order) > 1 else values.new_zeros(())
     return torch.stack([values[0], values[1], trace, values[2] - trace, values[3], values[4]]), exponent
 
+def _plain_parts(x:Tensor, exponent:int) -> Tensor:
+    "`x * 2 ** exponent`, or a clear error when float64 cannot hold it."
+    got = shift(x, exponent)
+    if not torch.isfinite(got).all() or ((got == 0) & (x != 0)).any(): raise OverflowError(message("`spectrum` is float64", f"parts near 2**{exponent}", "Rescale the models: without biases shares and cosines stay."))
+    return got
+
 # %% ../nbs/api/21_similarity.ipynb #5fb64fce
 def spectrum(
     a, # A model of at most two bilinear layers
@@ -575,6 +594,6 @@ def spectrum(
         for m in _plain([a, b]): made[id(m)] = made.get(id(m)) or hermite_parts(m, law, dtype=dtype, device=device)
         def total(x, y):
             found = [(*_six(made[id(p)], made[id(q)], rank), c*k) for c, p in parts(x) for k, q in parts(y)]
-            return sum(shift(v*c, e) for v, e, c in found)
+            return sum(_plain_parts(v*c, e) for v, e, c in found)
         ab = total(a, b)
         return Spectrum(ab, ab if a is b else total(a, a), ab if a is b else total(b, b))

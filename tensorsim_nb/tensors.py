@@ -115,6 +115,10 @@ class Scaled:
         return Scaled(self.mantissa*m, self.exponent + e)
     def tensor(self) -> Tensor: # Plain 0-d tensor; Inf when it cannot be represented
         return shift(self.mantissa, self.exponent)
+    def number(self, what:str) -> float: # Plain float; raises `OverflowError` when float64 cannot hold it
+        x = self.tensor().detach()
+        if not torch.isfinite(x) or x == 0 != self.mantissa: raise OverflowError(message(f"{what} is a float64", f"a value near 2**{self.exponent}", "Rescale the models, or use `similarity`, which has no scale."))
+        return float(x)
 
 def shift(x:Tensor, n:int) -> Tensor: # `x * 2 ** n`, exact
     "Multiply by a power of two in steps that neither over- nor underflow on their own."
