@@ -6,8 +6,8 @@
 __all__ = ['GRAM_FORMAT', 'VERSION', 'ENGINES', 'CHUNK', 'GRID', 'OPTIONS', 'Gram', 'checkpoint_files', 'check_models', 'Task',
            'compute_block', 'gram_tensor', 'gram']
 
-# %% ../nbs/api/22_gram.ipynb #68ee18aa
-import base64, html, json, math, re, struct, threading, warnings, zlib
+# %% ../nbs/api/22_gram.ipynb #b6dabc55
+import base64, copy, html, json, math, re, struct, threading, warnings, zlib
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .core import check_finite, generator, message
+from .core import check_finite, generator, message, printable
 from .forwards import scaled_outputs
 from .forms import Plan, Shape, forms_inner, is_quadratic, make_plan, n_units, quadratic, small_tile, stack, tile_pairs, whitening
 from .jobs import Block, Store, digest, file_digest, read_arrays, run_blocks, write_arrays
@@ -54,7 +54,7 @@ class Gram:
         more = ''.join(f', {len(x)} {name}' for name, x in (('slices', self.slices), ('layers', self.layers)) if x)
         return f"Gram of {len(self)} models (method {self.method!r}, {how}{more})"
 
-# %% ../nbs/api/22_gram.ipynb #0c935b42
+# %% ../nbs/api/22_gram.ipynb #679ae784
 def _plain(x:np.ndarray, exponents:np.ndarray, name:str) -> np.ndarray:
     "`x * 2 ** exponents`, or a clear error when float64 cannot hold it."
     with np.errstate(over='ignore', under='ignore'): got = np.ldexp(x, exponents)
@@ -126,7 +126,8 @@ def _to_dataframe(self:Gram,
     import pandas as pd
     if quantity not in ('similarity', 'distance', 'inner'):
         raise ValueError(message("`quantity` is 'similarity', 'distance' or 'inner'", repr(quantity), "Choose one of the three."))
-    return pd.DataFrame(getattr(self, quantity), index=self.labels, columns=self.labels)
+    names = pd.Index(self.labels, dtype=object) # strings of pandas refuse the bytes of a file name that are no text
+    return pd.DataFrame(getattr(self, quantity), index=names, columns=names)
 
 Gram.to_dataframe = _to_dataframe
 
@@ -152,7 +153,7 @@ def _image(x:np.ndarray, at) -> str: # `at` = (x, y, width, height)
 def _svg(values:np.ndarray, labels:list, title:str) -> str:
     "A titled heatmap of values in [-1, 1], with a few labels and a colour scale."
     n, size, left = len(labels), 240, 70
-    text = lambda x, y, s, anchor='start', px=10: f'<text x="{x:.1f}" y="{y:.1f}" font-size="{px}" text-anchor="{anchor}" fill="currentColor">{html.escape(str(s))}</text>'
+    text = lambda x, y, s, anchor='start', px=10: f'<text x="{x:.1f}" y="{y:.1f}" font-size="{px}" text-anchor="{anchor}" fill="currentColor">{html.escape(printable(s))}</text>'
     shown = sorted({round(i*(n - 1)/max(1, min(n, 8) - 1)) for i in range(min(n, 8))})
     place = lambda i: 24 + (i + .5)*size/n
     names = [text(left - 4, place(i) + 3, str(labels[i])[-12:], 'end') for i in shown]
@@ -220,7 +221,9 @@ def checkpoint_files(
         raise ValueError(message("`gram` reads a folder of checkpoints", f"no {' or '.join(kinds)} files in {folder}", "Name the folder that holds them." + ("" if foreign else " Files of other programs need a `mapping`.")))
     natural = lambda p: [(0, int(s), '') if s.isdecimal() else (1, 0, s) for s in re.split(r'(\d+)', p.stem) if s]
     steps = {p: None if foreign else info(p).get('step') for p in found}
-    try: return sorted(found, key=lambda p: (float(steps[p]), natural(p)))
+    try:
+        if not all(math.isfinite(float(s)) for s in steps.values()): return sorted(found, key=natural) # "nan" sorts nowhere
+        return sorted(found, key=lambda p: (float(steps[p]), natural(p)))
     except (TypeError, ValueError): return sorted(found, key=natural)
 
 # %% ../nbs/api/22_gram.ipynb #cac18148
@@ -247,9 +250,14 @@ class _Source:
         return m if self.keep is None else m[:self.keep]
 
 @lru_cache(64)
+def _unfilled(architecture:str) -> Model:
+    with torch.device('meta'): return _build(architecture)
+
+@lru_cache(64)
 def _skeleton(architecture:str) -> Model:
-    with torch.device('meta'): m = _build(architecture)
-    return m.to_empty(device='cpu') # memory that is never touched
+    m = copy.deepcopy(_unfilled(architecture))
+    try: return m.to_empty(device='cpu') # memory that is never touched
+    except RuntimeError: raise ValueError(message("A checkpoint's architecture has weights that fit into memory", f"{sum(p.numel() for p in m.parameters()):,} numbers", "The header may be damaged: load the file by itself.")) from None
 
 # %% ../nbs/api/22_gram.ipynb #2ad50050
 def _model_digest(m) -> str:
@@ -266,7 +274,10 @@ def _sources(models, labels, hashed:bool, mapping=None) -> 'list[_Source]':
     def source(name, m):
         if isinstance(m, (str, Path)) and mapping is not None: return _object(name, load(m, mapping), hashed) # in memory, by what it computes
         if isinstance(m, (str, Path)):
-            return _Source(file_digest(m), name=name, path=str(Path(m).resolve()), architecture=json.dumps(info(m)['architecture']))
+            architecture = json.dumps(info(m)['architecture'])
+            numbers, size = sum(p.numel() for p in _unfilled(architecture).parameters()), Path(m).stat().st_size
+            if numbers > size: raise ValueError(message("A checkpoint holds the weights that its header describes", f"{printable(Path(m).name)} of {size:,} bytes for {numbers:,} numbers", "It may be damaged: copy or save it again."))
+            return _Source(file_digest(m), name=name, path=str(Path(m).resolve()), architecture=architecture)
         parts(m)
         return _object(name, m, hashed)
     return [source(name, m) for name, m in zip(labels, models)]
@@ -430,7 +441,7 @@ def _stretch(task:Task, held:_Held, model, piece:int) -> list: # [(inputs, weigh
 
 CHUNK, GRID = 4096, 16 # nodes in a chunk, and chunks in a block
 
-# %% ../nbs/api/22_gram.ipynb #fa0f10a3
+# %% ../nbs/api/22_gram.ipynb #94726b09
 def _second_moments(Y:Tensor) -> Tensor: # Y (n, draws, features) -> (3, n, n)
     "Sums over draws of `q_ij**2`, `q_ii q_ij` and `q_ii q_jj`, where `q_ij` is one draw's product."
     own = (Y**2).sum(-1) # (n, draws)
@@ -612,12 +623,13 @@ def _spread(M:np.ndarray, squares:np.ndarray, n:int, e:np.ndarray) -> np.ndarray
     power = np.stack([2*(e[:, None] + e), 3*e[:, None] + e, 2*(e[:, None] + e)])
     return np.ldexp((squares*n - means)/(n - 1), -power)
 
-# %% ../nbs/api/22_gram.ipynb #f038c030
+# %% ../nbs/api/22_gram.ipynb #17c79a25
 def _remember(store:Store, task:Task, sources:list, blocks:list):
     "Note in the store what is computed; warn about checkpoints that changed since the last time."
     store.tidy()
     name = f'gram-{task.key}'
-    old = (store.read_json(name) or {}).get('models', {})
+    old = (store.read_json(name) or {}).get('models')
+    old = old if isinstance(old, dict) else {} # a note that somebody else wrote
     changed = [s.name for s in sources if old.get(s.name, s.key) != s.key]
     if changed:
         again = sum(b.key not in store for b in blocks)
