@@ -626,7 +626,6 @@ def _spread(M:np.ndarray, squares:np.ndarray, n:int, e:np.ndarray) -> np.ndarray
 # %% ../nbs/api/22_gram.ipynb #17c79a25
 def _remember(store:Store, task:Task, sources:list, blocks:list):
     "Note in the store what is computed; warn about checkpoints that changed since the last time."
-    store.tidy()
     name = f'gram-{task.key}'
     old = (store.read_json(name) or {}).get('models')
     old = old if isinstance(old, dict) else {} # a note that somebody else wrote

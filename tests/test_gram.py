@@ -314,7 +314,7 @@ def test_resume_after_kill(run_dir, want, tmp_path, monkeypatch):
 
 def test_resume_after_ctrl_c(run_dir, want, tmp_path, monkeypatch):
     (tmp_path/'store').mkdir()
-    for age, name in ((10**6, '.old.tmp'), (0, '.young.tmp')): # what a killed writer left behind goes after a day
+    for age, name in ((10**6, f'.old.{0:032x}.tmp'), (0, f'.young.{0:032x}.tmp')): # what a killed writer left behind goes after a day
         (tmp_path/'store'/name).touch()
         os.utime(tmp_path/'store'/name, (time.time() - age,)*2)
     p = child(run_dir, tmp_path/'store', pause=.05)
@@ -322,7 +322,7 @@ def test_resume_after_ctrl_c(run_dir, want, tmp_path, monkeypatch):
     p.send_signal(signal.SIGINT)
     assert p.wait(60) != 0
     kept, calls = len(list((tmp_path/'store'/'blocks').glob('*.safetensors'))), count_blocks(monkeypatch)
-    assert 4 <= kept < 15 and [f.name for f in (tmp_path/'store').glob('.*.tmp')] == ['.young.tmp']
+    assert 4 <= kept < 15 and [f.name for f in (tmp_path/'store').glob('.*.tmp')] == [f'.young.{0:032x}.tmp']
     g = gram(run_dir, store=tmp_path/'store', method='closure')
     assert len(calls) == 15 - kept and np.array_equal(g.inner, want.inner)
 
