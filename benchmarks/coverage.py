@@ -11,7 +11,7 @@ import torch
 
 import tensorsim_nb as ts
 from tensorsim_nb.sampling import average
-from tensorsim_nb.similarity import _pair_values
+from tensorsim_nb.similarity import PairValues
 
 
 def perturbed(a, share, seed=1):
@@ -53,12 +53,12 @@ def run(a, b, law, runs, draws, plain):
     hits, crude_hits, widths, start = 0, 0, [], time.perf_counter()
     for seed in range(runs):
         with torch.no_grad():
-            got = average(lambda x: _pair_values(a, b, x, opts), law, a.d_in, degree=a.degree, n=draws, seed=seed, progress=False)
+            got = average(PairValues(a, b, opts), law, a.d_in, degree=a.degree, n=draws, seed=seed, progress=False)
             s, half = cosine(got.mean, got.errors)
             hits += abs(s - truth) <= half
             widths.append(half)
             if plain:
-                v = _pair_values(a, b, law.sample(draws, a.d_in, seed=seed), opts)
+                v = PairValues(a, b, opts)(law.sample(draws, a.d_in, seed=seed))
                 s, half = cosine(v.mean(0), torch.cov(v.T)/draws)
                 crude_hits += abs(s - truth) <= half
     return dict(truth=truth, coverage=hits/runs, plain_coverage=crude_hits/runs if plain else None, half_width=sum(widths)/runs, runs=runs, draws=draws,

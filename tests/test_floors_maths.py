@@ -61,3 +61,31 @@ def test_precision_asked_of_a_distance_of_unequal_models():
     got = [ts.distance(x, y, method='sample', rel_tol=.02, progress=False) for x, y in ((a, b), (b, a))]
     for e in got: assert e.stderr <= .02*e.value and abs(e.value - ts.distance(a, b).value) < 5*e.stderr
     assert got[0].note == got[1].note # the same draws, whichever comes first
+
+
+@pytest.mark.parametrize('quantity', ('inner', 'norm', 'distance', 'similarity'))
+def test_relative_errors_follow_the_chain_rule(quantity):
+    "Against gradients that autograd takes of the quantity itself: what `rel_tol` stops at."
+    from tensorsim_nb.similarity import _relative_error
+    value = dict(inner=lambda v: v[1], norm=lambda v: v[0].sqrt(), distance=lambda v: (v[0] - 2*v[1] + v[2]).sqrt(), similarity=lambda v: v[1]/(v[0]*v[2]).sqrt())[quantity]
+    mean, root = f64([3., 1.2, 2.]).requires_grad_(), f64([[1., 0, 0], [.4, .7, 0], [-.3, .5, 1.1]])
+    errors, v = root @ root.T, value(mean)
+    (slope,) = torch.autograd.grad(v, mean)
+    assert _relative_error(quantity)(mean.detach(), errors) == pytest.approx(float((slope @ errors @ slope).sqrt()/abs(v.detach())), rel=1e-12)
+
+
+def test_a_poor_closure_warns_and_a_good_one_does_not(recwarn):
+    torch.manual_seed(0)
+    def pair(size):
+        for m in (found := [ts.deep_mlp(4, 4, 6, 3, 2, residual=1.).double() for _ in range(2)]):
+            with torch.no_grad(): m[1].down.weight.mul_(size)
+        return found
+    ts.similarity(*pair(1e-3), method='closure')
+    assert not [w for w in recwarn if 'active share' in str(w.message)]
+    with pytest.warns(UserWarning, match='active share'): ts.similarity(*pair(10.), method='closure')
+
+
+def test_a_batch_of_one_is_still_a_matrix_product():
+    from tensorsim_nb.moments import _dot
+    x, y = f64([[[1., 2.], [3., 4.]]]), f64([[[5., 6.], [7., 8.]]])
+    assert torch.equal(_dot(x, y), x @ y) and torch.equal(_dot(x[..., :1], y[:, :1]), x[..., :1] @ y[:, :1]) and _dot(None, y) is None
