@@ -1,6 +1,6 @@
 """The site, for reading offline: `python docs/build.py` (`make docs`) makes _docs/index.html from the notebooks.
 
-    execute   copies of the notebooks, two at a time; kept in _proc/ until a notebook or the library changes
+    execute   copies of the notebooks, three at a time; kept in _proc/ until a notebook or the library changes
               (--fresh forgets them); every figure is drawn for light and for dark pages
     process   nbdev's processors: hidden cells go, exported cells get their documentation
     convert   to MyST notebooks, which Sphinx reads
@@ -29,7 +29,7 @@ SECTIONS = dict(
     api=("API", "One page per module. The number is the floor: a module imports only smaller numbers."))
 WORDS_A_MINUTE, LINES_A_MINUTE = 200, 15 # of reading: prose, and code
 MORE = 'glossary', 'elsewhere', 'cite' # pages of docs/pages/ after the sections; `faq` stands beside them
-WORKERS, CELL_SECONDS = 2, 600
+WORKERS, CELL_SECONDS = 3, 600 # one more than cores of a small machine: kernels wait while they start
 DARK_MIME = 'image/x-dark-png'
 WIDGET_MIME = 'application/vnd.jupyter.widget-state+json'
 WIDGET_PACKAGES = {'@jupyter-widgets/html-manager@1.0.15': {'dist/embed-amd.js': 'embed-amd.js'},

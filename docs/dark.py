@@ -50,6 +50,6 @@ def load_ipython_extension(shell):
     class DarkFormatter(PNGFormatter):
         format_type, print_method, _return_type = MIME, None, str
         def __call__(self, obj): # no table of types: matplotlib's own set-up would take figures out of it
-            return dark_picture(obj) if type(obj).__module__ == 'matplotlib.figure' else None
+            return dark_picture(obj) if any(f'{c.__module__}.{c.__name__}' == 'matplotlib.figure.Figure' for c in type(obj).__mro__) else None
 
     shell.display_formatter.formatters[MIME] = DarkFormatter(parent=shell.display_formatter)
