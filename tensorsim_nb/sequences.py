@@ -317,7 +317,7 @@ def route_covariance(
     C:Tensor, # Covariance of a's stream with b's
     *,
     metric:'Tensor|None'=None, # (out_a, out_b): return the trace with it, summed over positions
-    max_memory:int=2_000_000_000, # Bytes that the work may use
+    max_memory:int=2_000_000_000, # Bytes for tiles of pairs; tables of legs and a kept buffer (64 MB a thread) come on top
 ) -> Tensor: # (n, out_a, n, out_b), or a number
     "Covariance of two routes' outputs, or its trace against a metric."
     if C.ndim == 3 and len(a.q) >= INDEPENDENT and a.open and b.open and a.n in (1, 2) and b.n in (1, 2):
@@ -580,7 +580,7 @@ def independent_covariance(
     C:Float[Tensor, "n d_a d_b"], # Covariance of the two streams, positions independent
     *,
     metric:'Tensor|None'=None, # (out_a, out_b): return the trace with it
-    max_memory:int=2_000_000_000, # Bytes
+    max_memory:int=2_000_000_000, # Bytes for tiles of pairs
 ) -> Tensor: # (n, out_a, n, out_b), or a number
     "What `route_covariance` gives, by sums over shared positions."
     with crew(C) as n: return _independent_covariance(a, b, C, metric, min(TILE, max_memory//8//n), n)
@@ -640,7 +640,7 @@ def layer_covariance(
     C:Tensor, # Covariance of a's stream with b's
     *,
     metric:'Tensor|None'=None, # (out_a, out_b): return a trace
-    max_memory:int=2_000_000_000, # Bytes
+    max_memory:int=2_000_000_000, # Bytes for tiles of pairs
 ) -> Tensor: # covariance (three or four axes), or a number
     "Covariance between two layers' outputs: linear by linear, slopes by linear, units, routes."
     trace, n = metric is not None, max(len(C), *(len(r.q) for x in (a, b) for r in x.routes), 1)
@@ -744,7 +744,7 @@ def propagate_sequence(
     *,
     dtype=torch.float64, # Precision
     device='cpu', # Where to compute
-    max_memory:int=2_000_000_000, # Bytes that the work may use
+    max_memory:int=2_000_000_000, # Bytes for tiles of pairs; tables of legs and a kept buffer (64 MB a thread) come on top
 ) -> SequenceMoments:
     "Means and covariances of a sequence model through its layers, as if each layer's input were Gaussian."
     law.check(model.d_in)
@@ -858,7 +858,7 @@ def sequence_inner(
     a:SequenceMoments, # First model
     b:SequenceMoments, # Second model, same law
     *,
-    max_memory:int=2_000_000_000, # Bytes that the work may use
+    max_memory:int=2_000_000_000, # Bytes for tiles of pairs; tables of legs and a kept buffer (64 MB a thread) come on top
 ) -> Scaled: # Sum over positions of E[f(x)·g(x)], by closure
     "Inner product of two propagated sequence models, by closure."
     with crew(a.variance): return _sequence_inner(a, b, max_memory)
