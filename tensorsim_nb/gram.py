@@ -50,7 +50,8 @@ class Gram:
 
     def __len__(self): return len(self.labels)
     def __repr__(self):
-        how = ('exact' if self.exact else self.note or 'error unknown') + verdict(self.reliability)
+        kind = 'weight-space product' if self.method == 'tensor' else 'exact' # of weights, not a mean over inputs
+        how = (kind if self.exact else self.note or 'error unknown') + verdict(self.reliability)
         more = ''.join(f', {len(x)} {name}' for name, x in (('slices', self.slices), ('layers', self.layers)) if x)
         return f"Gram of {len(self)} models (method {self.method!r}, {how}{more})"
 

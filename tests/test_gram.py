@@ -247,6 +247,12 @@ def test_cuda_agrees(make, method):
     close(gram(ms, method=method, device='cuda', **kw).inner, gram(ms, method=method, **kw).inner, .1 if method == 'sample' else 1e-10) # other draws there
 
 
+def test_only_means_over_inputs_are_called_exact():
+    ms = one_layer(2)
+    assert 'weight-space product' in repr(gram(ms, method='tensor')) and 'exact' not in repr(gram(ms, method='tensor'))
+    assert repr(gram(ms, method='exact')).endswith('exact)') # the control
+
+
 def test_save_and_load(tmp_path):
     g = gram(deep(3), method='sample', n=200, slices='all', layers=[2], labels=['a', '<b>', 'c'])
     g.save(tmp_path/'g.safetensors')
