@@ -1,10 +1,11 @@
 """Small sharp checks of the maths floors (01, 02, 20, 21), each written because a changed program passed the others."""
-import math
+import copy, math
 
 import pytest
 import torch
 
 import tensorsim_nb as ts
+from tensorsim_nb.similarity import PARTS, Spectrum, nearby_distance, products
 from tensorsim_nb.tensors import Scaled, hermite_grid, magnitude, n_nodes, quadrature, shift
 
 f64 = lambda x: torch.tensor(x, dtype=torch.float64)
@@ -89,3 +90,77 @@ def test_a_batch_of_one_is_still_a_matrix_product():
     from tensorsim_nb.moments import _dot
     x, y = f64([[[1., 2.], [3., 4.]]]), f64([[[5., 6.], [7., 8.]]])
     assert torch.equal(_dot(x, y), x @ y) and torch.equal(_dot(x[..., :1], y[:, :1]), x[..., :1] @ y[:, :1]) and _dot(None, y) is None
+
+
+@pytest.mark.parametrize('quantity', ('inner', 'norm', 'distance', 'similarity'))
+@pytest.mark.parametrize('sizes', ((1., .05), (.05, 1.)), ids=('first larger', 'second larger'))
+def test_standard_errors_follow_the_chain_rule(quantity, sizes):
+    "The error that is printed, against gradients that autograd takes of the quantity in the three products."
+    a, b = (c*ts.classifier(3, 4, 2).double() for c in sizes)
+    o = dict(method='sample', n=500, seed=3, progress=False)
+    p = products(a, a if quantity == 'norm' else b, **o)
+    unit = f64([2.**s.exponent for s in (p.aa, p.ab, p.bb)])
+    mean = (torch.stack([s.mantissa for s in (p.aa, p.ab, p.bb)])*unit).requires_grad_()
+    value = dict(inner=lambda v: v[1], norm=lambda v: v[0].sqrt(), distance=lambda v: (v[0] - 2*v[1] + v[2]).sqrt(), similarity=lambda v: v[1]/(v[0]*v[2]).sqrt())[quantity](mean)
+    (slope,) = torch.autograd.grad(value, mean)
+    got = ts.norm(a, **o) if quantity == 'norm' else getattr(ts, quantity)(a, b, **o)
+    assert got.value == pytest.approx(value.item(), rel=1e-12)
+    assert got.stderr == pytest.approx(float((slope*unit) @ p.errors @ (slope*unit))**.5, rel=1e-9)
+
+
+@pytest.mark.parametrize('kind', ('coefficients', 'weights'))
+def test_what_is_unsure_of_a_distance_scales_with_the_models(kind):
+    "Sizes on both sides of a power of two: value and allowance are those of the models, times the factor."
+    make = (lambda: ts.classifier(4, 3, 2)) if kind == 'coefficients' else (lambda: ts.deep_mlp(3, 4, 5, 2, 2))
+    a = make().double()
+    b = copy.deepcopy(a)
+    with torch.no_grad():
+        for p in b.parameters(): p += 1e-9*torch.randn_like(p)
+        if kind == 'weights': # hidden units in another order: differences of weights are large, the functions near
+            for w in (b[1].left, b[1].right): w.weight.copy_(w.weight.flip(0))
+            b[1].down.weight.copy_(b[1].down.weight.flip(1))
+        b[-1].weight.mul_(1 + 4e-9)
+    def far(c):
+        pair = [copy.deepcopy(m) for m in (a, b)]
+        with torch.no_grad():
+            for m in pair: m[-1].weight.mul_(c)
+        return ts.distance(*pair)
+    one, size = far(1.), float(ts.norm(a))
+    assert not one.exact and one.stderr > 0
+    powers = [k*2.**math.ceil(math.log2(size))/size for k in (1, math.sqrt(2))]
+    for c in (powers[0]*(1 - 2e-9), powers[1]*(1 - 2e-9), powers[0]*.9, 1e3, 1e-5): # at the first two, a and b have other powers of two
+        got = far(c)
+        assert got.note == one.note and got.value == pytest.approx(c*one.value, rel=1e-5)
+        assert not got.exact and got.stderr == pytest.approx(c*one.stderr, rel=1e-3)
+
+
+def test_zero_models_are_exactly_no_distance_apart():
+    for make in (lambda: ts.classifier(3, 4, 2), lambda: ts.deep_mlp(3, 4, 5, 2, 2)):
+        a, b = (make().double() for _ in range(2))
+        with torch.no_grad():
+            for m in (a, b):
+                for q in m.parameters(): q.zero_()
+        got = nearby_distance(a, b, ts.Gaussian(), products(a, b), 0.)
+        assert got.value == 0 and got.exact and got.stderr == 0 and 'subtracted' in got.note
+
+
+def test_degrees_of_a_spectrum():
+    assert len(PARTS) == 6 and Spectrum(torch.arange(1., 7.)).degrees.tolist() == [1, 2, 7, 5, 6]
+
+
+@pytest.mark.parametrize('method', ('sample', 'quadrature'))
+def test_distance_of_near_sums_subtracts_outputs(method):
+    "Sums have no difference of weights; the three products cancel, the outputs do not."
+    a, o = ts.deep_mlp(2, 4, 5, 2, 2).double(), dict(n=1000, progress=False) if method == 'sample' else {}
+    for size in (1e-6, 1e-9, 0.):
+        b = copy.deepcopy(a)
+        with torch.no_grad():
+            for p in b.parameters(): p += size*torch.randn_like(p)
+        want, got = ts.distance(a, b, method=method, **o), ts.distance(a + a, 2*b, method=method, **o) # the first subtracts weights
+        assert 'weights subtracted' in want.note and 'outputs subtracted' in got.note
+        if size: assert got.value == pytest.approx(2*want.value, rel=1e-5) and got.stderr == pytest.approx(2*want.stderr, rel=1e-4, abs=1e-13)
+        else: assert want.value == 0 == want.stderr and got.value <= 3*got.stderr < 1e-12
+        assert got.exact == (method == 'quadrature' and got.stderr == 0)
+    zero = 0*a
+    for x in (zero, a): assert ts.distance(x, x, method='sample', n=100, progress=False).stderr == 0
+    assert ts.norm(zero, method='sample', n=100, progress=False).stderr == 0
