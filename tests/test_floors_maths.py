@@ -164,3 +164,65 @@ def test_distance_of_near_sums_subtracts_outputs(method):
     zero = 0*a
     for x in (zero, a): assert ts.distance(x, x, method='sample', n=100, progress=False).stderr == 0
     assert ts.norm(zero, method='sample', n=100, progress=False).stderr == 0
+
+
+def test_covariances_are_judged_by_their_own_scale():
+    for c in (1e-12, 1., 1e12):
+        for bad in (c*f64([[1., 2.], [2., 1.]]), c*f64([1., -1e-3]), c*f64([[-1., 0.], [0., -2.]])):
+            with pytest.raises(ValueError, match='no negative eigenvalue'): ts.Gaussian(cov=bad)
+        with pytest.raises(ValueError, match='symmetric'): ts.Gaussian(cov=c*f64([[1., 0.], [1e-6, 1.]]))
+        assert ts.Gaussian(cov=c*f64([1., -1e-12])).d == 2 # rounding of an empty direction is let be
+    with pytest.raises(ValueError, match='square'): ts.Gaussian(cov=torch.ones(2, 3))
+    assert ts.Gaussian(cov=torch.zeros(2, 2)).sample(3, 2).abs().max() == 0
+
+
+def test_a_law_without_a_gift_says_so():
+    law = ts.laws.Law()
+    for ask in (lambda: law.sample(1, 2), lambda: law.times_cov(None)):
+        with pytest.raises(NotImplementedError, match='a Law'): ask()
+    for ask in (lambda: law.root(2), lambda: law.n_nodes(2, 2), lambda: law.node(torch.arange(1), 2, 2)):
+        with pytest.raises(ValueError, match='a Law'): ask()
+
+
+def test_a_degenerate_gaussian_is_drawn_in_its_own_directions():
+    root = f64([[1.], [2.], [-1.]])
+    law = ts.Gaussian(cov=root @ root.T)
+    x = law.sample(2000, 3)
+    assert law.rank(3) == 1 and torch.allclose(x[:, :1]*f64([1., 2., -1.]), x, atol=1e-12) and abs(float(x[:, 0].var()) - 1) < .15
+
+
+def test_laws_check_the_width_and_the_rows_of_data():
+    for law in (ts.laws.Tokens([.5, .5]), ts.laws.Categorical(2, 3)):
+        with pytest.raises(ValueError, match='width'): law.sample(3, 7)
+    two = [[1., 2.], [3., 5.]]
+    assert ts.Gaussian.fit(torch.tensor(two)).mean.tolist() == [2., 3.5] and ts.laws.Empirical(two).sample(3, 2).shape == (3, 2)
+    for make in (ts.Gaussian.fit, ts.laws.Empirical):
+        with pytest.raises(ValueError, match='two rows'): make(torch.ones(1, 2))
+        with pytest.raises(ValueError, match='NaN|finite'): make(torch.tensor([[1., math.nan], [2., 3.], [4., 5.]]))
+
+
+def test_probabilities_are_made_to_sum_to_one():
+    p = f64([.25, .75])*(1 + 5e-7)
+    assert torch.allclose(ts.laws.Tokens(p).probs, f64([.25, .75]), atol=1e-15)
+    assert ts.laws.Tokens(p).blocks == [2] and ts.laws.Tokens(torch.stack([p, p])).blocks is None
+
+
+@pytest.mark.parametrize('shape', ((5,), (4, 5), (2, 4, 5)))
+def test_covariance_of_one_hot_blocks(shape):
+    p, q, W = f64([.2, .8]), f64([.5, .3, .2]), torch.randn(shape, dtype=torch.float64)
+    one = lambda p: torch.diag(p) - torch.outer(p, p)
+    assert torch.allclose(ts.laws.Categorical(p, q).times_cov(W), W @ torch.block_diag(one(p), one(q)), atol=1e-14)
+
+
+def test_moments_that_no_distribution_has():
+    law = ts.laws.Independent
+    fine = lambda *m: law(f64(m)[:, None]).d == 1
+    assert fine(0., 1., 0., 1.) and fine(0., 1., 0., 3.) # a fair coin is the edge
+    for m in ((1., 1., 1., 1.), (0., 1., 0., .9), (0., 1., .5, 1.2), (0., 1., -.5, 1.2)): # a constant; kurtosis below skewness^2 + 1
+        with pytest.raises(ValueError, match='belong to a distribution'): fine(*m)
+    for low, high in ((-1., 1.), (2., 5.), (0., .5)):
+        x = torch.linspace(low, high, 20001, dtype=torch.float64)
+        moments = torch.stack([torch.trapezoid(x**k, x)/(high - low) for k in (1, 2, 3, 4)])
+        assert torch.allclose(law.uniform(3, low, high).moments, moments[:, None].expand(4, 3), rtol=1e-7, atol=1e-12)
+    x = 1 + torch.rand(50, 2)
+    assert torch.allclose(law.fit(x).moments[3], (x.double()**4).mean(0), rtol=1e-14) # float32 rows, float64 moments

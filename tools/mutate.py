@@ -56,28 +56,30 @@ def places(node, inside=False):
 
 
 def spans(tree):
-    "Node -> lines of the statement that it stands in (of a compound one: its head)."
+    "Node -> lines of the statement that it stands in (of a compound one: its head), and the function's name."
     found = {}
-    def go(node, lines):
+    def go(node, lines, name):
         if isinstance(node, ast.stmt):
             body = getattr(node, 'body', None)
             lines = frozenset(range(node.lineno, (max(body[0].lineno, node.lineno + 1) if body else node.end_lineno + 1)))
         elif isinstance(node, ast.ExceptHandler): lines = frozenset([node.lineno])
-        found[node] = lines
-        for child in ast.iter_child_nodes(node): go(child, lines)
-    go(tree, frozenset())
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): name = f'{name}.{node.name}'.lstrip('.')
+        found[node] = lines, name
+        for child in ast.iter_child_nodes(node): go(child, lines, name)
+    go(tree, frozenset(), '')
     return found
 
 
 def mutants(source):
     "Every mutant: operator, line, before and after, the lines that run it, and where it is in the tree."
     tree, found, seen = ast.parse(source), [], Counter()
-    span = spans(tree)
+    where = spans(tree)
     for k, (*_, node) in enumerate(places(tree)):
         for n, (op, new) in enumerate(changes(node)):
-            text = ' -> '.join(ast.unparse(ast.fix_missing_locations(x)).split('\n')[0] for x in (node, ast.copy_location(copy.deepcopy(new), node)))
+            lines, name = where[node]
+            text = f'{name}: ' + ' -> '.join(ast.unparse(ast.fix_missing_locations(x)).split('\n')[0] for x in (node, ast.copy_location(copy.deepcopy(new), node)))
             seen[text] += 1
-            found.append(dict(op=op, line=node.lineno, text=text + (f' ({seen[text]})' if seen[text] > 1 else ''), at=(k, n), span=span[node]))
+            found.append(dict(op=op, line=node.lineno, text=text + (f' ({seen[text]})' if seen[text] > 1 else ''), at=(k, n), span=lines))
     return found
 
 
@@ -149,9 +151,8 @@ class Units:
         "Seconds and lines of every unit (in a child each, so that nothing is left over); all must pass."
         self.seconds, self.lines = {}, {}
         for unit in (None, *self.items):
-            (fate, spent, _), found = in_child(lambda: self.run(unit), 600), in_child(lambda: self.traced(unit), 600)
-            if 'survived' not in (fate, found[0]) or fate != 'survived': sys.exit(f"{self.module.__name__}: {unit.nodeid if unit else 'the notebook'} fails without a mutant")
-            self.seconds[unit], self.lines[unit] = spent, found[2] or set()
+            fate, self.seconds[unit], self.lines[unit] = in_child(lambda: self.traced(unit), 600)
+            if fate != 'survived': sys.exit(f"{self.module.__name__}: {unit.nodeid if unit else 'the notebook'} fails without a mutant")
         return sum(self.seconds.values())
 
     def touching(self, span):
