@@ -226,3 +226,72 @@ def test_moments_that_no_distribution_has():
         assert torch.allclose(law.uniform(3, low, high).moments, moments[:, None].expand(4, 3), rtol=1e-7, atol=1e-12)
     x = 1 + torch.rand(50, 2)
     assert torch.allclose(law.fit(x).moments[3], (x.double()**4).mean(0), rtol=1e-14) # float32 rows, float64 moments
+
+
+def test_dot_and_trace_of_any_shape():
+    from tensorsim_nb.moments import _dot, _trace
+    x, y = torch.randn(1, 1, 2).double(), torch.randn(1, 2, 2).double()
+    assert torch.equal(_dot(x, y), x @ y)
+    for shape in ((3, 3), (2, 3, 3), (2, 4, 3, 3), (2, 4, 1, 1)):
+        z = torch.randn(shape)
+        assert torch.allclose(_trace(z)[..., 0, 0], torch.einsum('...ii->...', z)) and _trace(z).shape == (*shape[:-2], 1, 1)
+
+
+def test_reliability_is_asked_of_layers_whose_input_is_closed():
+    from tensorsim_nb.moments import propagate
+    assert propagate(ts.classifier(3, 4, 2).double()).reliability is None # one nonlinear layer: nothing is closed
+    m = ts.deep_mlp(3, 4, 5, 2, 2, residual=1.).double()
+    with torch.no_grad(): m[2].down.weight.mul_(100.) # the last nonlinear layer may be as active as it likes
+    assert 0 < propagate(m).reliability < .9
+    with torch.no_grad():
+        for p in m.parameters(): p.zero_()
+    assert propagate(ts.deep_mlp(3, 4, 5, 2, 2).double()).reliability == pytest.approx(1) and propagate(m).reliability == 0
+    with pytest.raises(ValueError, match='width'): propagate(m, ts.Gaussian(mean=torch.zeros(4)))
+
+
+class Constant(torch.nn.Module):
+    "A layer that does not look at its input."
+    def __init__(self, d_in, value):
+        super().__init__()
+        self.d_in, self.d_out, self.degree, self.value = d_in, len(value), 1, torch.nn.Parameter(value)
+    def terms(self): return [ts.layers.Term(self.value[None, :, None])]
+    def forward(self, x): return self.value.expand(*x.shape[:-1], -1)
+
+
+@pytest.mark.parametrize('where', ('first', 'last'))
+def test_a_layer_of_constants(where):
+    from tensorsim_nb.models import Model
+    value, W = f64([1., -2., .5]), f64([[1., 0., 2.], [3., 1., 1.]])
+    head = ts.layers.Linear(3, 2).double()
+    with torch.no_grad(): head.weight.copy_(W)
+    m, power = (Model(Constant(2, value), head), (W @ value).square().sum()) if where == 'first' else (Model(ts.layers.Linear(2, 4).double(), Constant(4, value)), value.square().sum())
+    got = ts.norm(m, method='closure').value
+    assert got**2 == pytest.approx(power.item(), rel=1e-12)
+
+
+@pytest.mark.filterwarnings('ignore:A closure needs')
+@pytest.mark.parametrize('depths', ((2, 1), (1, 2), (3, 1), (2, 3)))
+def test_without_a_mean_is_the_limit_of_a_small_one(depths):
+    "Products of odd and even parts vanish: zeros that are never computed, against zeros that are."
+    a, b = (ts.deep_mlp(3, 4 + k, 5, 2, k).double() for k in depths)
+    small = ts.Gaussian(mean=torch.full((3,), 1e-9))
+    for x, y in ((a, b), (a, a)):
+        assert ts.inner(x, y, method='closure').value == pytest.approx(ts.inner(x, y, small, method='closure').value, rel=1e-6, abs=1e-14)
+
+
+def test_the_tensor_measure_of_affine_models_is_the_expectation():
+    from tensorsim_nb.models import Model
+    a, b = (Model(ts.layers.Linear(3, 4, bias=True), ts.layers.Linear(4, 2, bias=True)).double() for _ in range(2))
+    law = ts.Gaussian(mean=[1., -2., .5], cov=[1., .5, 2.])
+    assert ts.inner(a, b, law, method='tensor').value == pytest.approx(ts.inner(a, b, law, method='exact').value, rel=1e-12)
+    longer = Model(*b, ts.layers.Linear(2, 2)).double()
+    with torch.no_grad(): longer[2].weight.copy_(torch.eye(2))
+    for x, y in ((a, longer), (longer, a)): assert ts.inner(x, y, law, method='tensor').value == pytest.approx(ts.inner(a, b, law, method='tensor').value, rel=1e-12)
+
+
+def test_what_the_tensor_measure_refuses():
+    a, b = (ts.deep_mlp(3, 4, 5, 2, k).double() for k in (1, 2))
+    for x, y in ((a, b), (b, a)):
+        with pytest.raises(ValueError, match='equally many bilinear'): ts.inner(x, y, method='tensor')
+    m = ts.transformer(3, 4, 2, 2, 1).double()
+    with pytest.raises(NotImplementedError, match='linear and bilinear'): ts.inner(m, m, method='tensor')
