@@ -295,3 +295,36 @@ def test_what_the_tensor_measure_refuses():
         with pytest.raises(ValueError, match='equally many bilinear'): ts.inner(x, y, method='tensor')
     m = ts.transformer(3, 4, 2, 2, 1).double()
     with pytest.raises(NotImplementedError, match='linear and bilinear'): ts.inner(m, m, method='tensor')
+
+
+def test_a_closure_under_a_mixture_is_doubted_like_its_worst_component():
+    from tensorsim_nb.similarity import LayerEngine, MixedEngine
+    a, b = (ts.deep_mlp(3, 4, 5, 2, 2, residual=1.).double() for _ in range(2))
+    laws = ts.Gaussian(), ts.Gaussian(cov=torch.full((3,), 25.))
+    mixed = ts.laws.Mixture(laws)
+    with pytest.warns(UserWarning, match='active share'): parts = [ts.similarity(a, b, law, method='closure').reliability for law in laws]
+    with pytest.warns(UserWarning, match='active share'): got = ts.similarity(a, b, mixed, method='closure')
+    assert got.reliability == max(parts) > min(parts) > 0 and not got.exact
+    engine = MixedEngine(LayerEngine, mixed)
+    assert engine.how == LayerEngine.how and engine.law is mixed and len(engine.engines) == 2
+    m = ts.classifier(3, 4, 2).double()
+    assert ts.inner(m, m, mixed, method='closure').reliability is None # one layer: exact in each component
+
+
+def test_products_of_draws_in_one_unit():
+    from tensorsim_nb.similarity import PairValues
+    a, b = (c*ts.classifier(3, 4, 2).double() for c in (1e3, 1e-4))
+    values, x = PairValues(a, b, dict(dtype=torch.float64, device='cpu')), torch.randn(50, 3).double()
+    mean = values(x).mean(0)
+    level, errors = values.level(mean, torch.diag(mean**2))
+    f, g = a(x), b(x)
+    want = torch.stack([(u*v).sum(-1).mean() for u, v in ((f, f), (f, g), (g, g))])
+    assert torch.allclose(level/level[0], want/want[0], rtol=1e-10, atol=0) and torch.allclose(errors.diagonal(), level**2, rtol=1e-12, atol=0)
+
+
+def test_quadrature_over_rows_of_sequences():
+    m = ts.transformer(3, 4, 2, 2, 2).double()
+    n_ctx = m.n_ctx or 2
+    data = torch.randn(7, n_ctx, 3).double()
+    law = ts.laws.Empirical(data)
+    assert ts.inner(m, m, law, method='quadrature').value == pytest.approx(m(data).square().flatten(1).sum(1).mean().item(), rel=1e-10)

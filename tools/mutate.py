@@ -1,13 +1,13 @@
 """Mutation test of the maths floors: change one thing in a function, and see whether a check notices.
 
-    python tools/mutate.py [tensors laws moments similarity] [--sample 200] [--seed 0] [--json FILE] [--show] [--only LINE,...] [--beyond FILE]
+    python tools/mutate.py [tensors laws moments similarity] [--sample 200] [--seed 0] [--json FILE] [--show] [--only LINE,...] [--again FILE] [--beyond FILE]
 
 A mutant swaps an operator, comparison or branch, moves a number by one, drops a `not`, a minus, a transpose, a root or a statement. Each is put
 into the running functions of a forked child (torch and the tests stay imported), which runs those of the module's own notebook and a few test
 files that pass through the changed statement, the quickest first; the first failure kills it, and so does a time limit. Numbers in annotations, defaults and messages are left alone. `--sample` draws that many per module,
 every operator represented; 0 takes all. Survivors that no input can tell from the original are named, with a word why, in EQUIVALENT.
 """
-import argparse, ast, copy, gc, importlib, io, json, os, pickle, random, resource, select, signal, sys, time, types, warnings
+import argparse, ast, copy, gc, importlib, io, json, os, pickle, random, re, resource, select, signal, sys, time, types, warnings
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -217,7 +217,10 @@ def drawn(found, n, seed):
     rng, kinds = random.Random(seed), {}
     for m in found: kinds.setdefault(m['op'], []).append(m)
     picked = [m for group in kinds.values() for m in rng.sample(group, max(1, round(n*len(group)/len(found))))]
-    return sorted(picked, key=lambda m: m['at'])
+    return rng.sample(picked, len(picked)) # in no order: a run that is cut short is a sample, too
+
+
+def bare(text): return re.sub(r'^[\w.]+: | \(\d+\)$', '', text)
 
 
 def main():
@@ -228,10 +231,12 @@ def main():
     p.add_argument('--json', type=Path)
     p.add_argument('--show', action='store_true')
     p.add_argument('--only')
+    p.add_argument('--again', type=Path, help='the --json of an earlier run, whose survivors alone are tried (by their words, in any function)')
     p.add_argument('--beyond', type=Path, help='the --json of an earlier run, whose mutants are left out')
     args = p.parse_args()
     (torch, pytest), table = prepare(), {}
     known = json.loads(EQUIVALENT.read_text()) if EQUIVALENT.exists() else {}
+    again = json.loads(args.again.read_text())['floors'] if args.again else {}
     before = json.loads(args.beyond.read_text())['floors'] if args.beyond else {}
     for name in args.modules:
         module = importlib.import_module(f'tensorsim_nb.{name}')
@@ -239,7 +244,10 @@ def main():
         every = mutants(source)
         tried = set(before.get(name, {}).get('tried', ()))
         fresh = [m for m in every if m['text'] not in tried]
-        chosen = [m for m in every if str(m['line']) in args.only.split(',')] if args.only else drawn(fresh, args.sample, args.seed)
+        chosen = fresh
+        if args.only: chosen = [m for m in chosen if str(m['line']) in args.only.split(',')]
+        if args.again: chosen = [m for m in chosen if bare(m['text']) in {bare(x['text']) for x in again[name]['survivors']}]
+        if not (args.only or args.again): chosen = drawn(fresh, args.sample, args.seed)
 
         def work(units):
             print(f"{name}: {len(every)} mutants, {len(chosen)} to try, checks take {units.learn():.1f} s", flush=True)
