@@ -328,3 +328,17 @@ def test_quadrature_over_rows_of_sequences():
     data = torch.randn(7, n_ctx, 3).double()
     law = ts.laws.Empirical(data)
     assert ts.inner(m, m, law, method='quadrature').value == pytest.approx(m(data).square().flatten(1).sum(1).mean().item(), rel=1e-10)
+
+
+def test_counted_costs_by_hand():
+    "What `plan` shows: three products of a pair (one of them symmetric: 3/4 of four), for hidden units and for memory."
+    a, b = ts.classifier(4, 5, 3), ts.classifier(4, 7, 3)
+    layer, hermite, blocks, grid = ts.plan(a, b, ts.laws.Tokens([.25]*4)).options[:4]
+    assert blocks.flops == (5 + 7)**2*(8*2*4 + 2*3)*3/4 and blocks.memory == 3*8*4*3
+    layer, hermite, *_ = ts.plan(a, b).options
+    assert layer.flops == (5 + 7)**2*(8*4 + 2*3)*3/4 and layer.memory == 3*8*4**2
+    counts = [ts.plan(ts.deep_mlp(d, 4, 5, 3, 2)).options[1].flops for d in (4, 100)]
+    assert counts[0] == counts[1] # the embedding has 4 outputs, however wide the input
+    assert ts.plan(a).options[0].flops == 5**2*(8*4 + 2*3)*3//4
+    draws = ts.plan(a, b).options[-1]
+    assert draws.flops == 2*(1 << 15)*sum(p.numel() for m in (a, b) for p in m.parameters())
