@@ -1,13 +1,13 @@
 """Mutation test of the maths floors: change one thing in a function, and see whether a check notices.
 
-    python tools/mutate.py [tensors laws moments similarity] [--sample 200] [--seed 0] [--json FILE] [--show] [--only LINE,...] [--again FILE] [--beyond FILE]
+    python tools/mutate.py [tensors laws moments similarity] [--sample 200] [--seed 0] [--json FILE] [--show] [--only LINE,...] [--quick SECONDS] [--again FILE] [--beyond FILE]
 
 A mutant swaps an operator, comparison or branch, moves a number by one, drops a `not`, a minus, a transpose, a root or a statement. Each is put
 into the running functions of a forked child (torch and the tests stay imported), which runs those of the module's own notebook and a few test
 files that pass through the changed statement, the quickest first; the first failure kills it, and so does a time limit. Numbers in annotations, defaults and messages are left alone. `--sample` draws that many per module,
 every operator represented; 0 takes all. Survivors that no input can tell from the original are named, with a word why, in EQUIVALENT.
 """
-import argparse, ast, copy, gc, importlib, io, json, os, pickle, random, re, resource, select, signal, sys, time, types, warnings
+import argparse, ast, copy, gc, importlib, io, json, math, os, pickle, random, re, resource, select, signal, sys, time, types, warnings
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -231,6 +231,7 @@ def main():
     p.add_argument('--json', type=Path)
     p.add_argument('--show', action='store_true')
     p.add_argument('--only')
+    p.add_argument('--quick', type=float, default=math.inf, help='leave out checks of more seconds than this: what survives then may still be killed without it')
     p.add_argument('--again', type=Path, help='the --json of an earlier run, whose survivors alone are tried (by their words, in any function)')
     p.add_argument('--beyond', type=Path, help='the --json of an earlier run, whose mutants are left out')
     args = p.parse_args()
@@ -254,7 +255,7 @@ def main():
             if args.show: return
             fates, left, equal, start = Counter(), [], [], time.time()
             for m in chosen:
-                todo = units.touching(m['span'])
+                todo = [u for u in units.touching(m['span']) if units.seconds[u] <= args.quick]
                 def attempt():
                     put(module, mutated(source, m['at']))
                     for unit in todo: units.run(unit)
