@@ -1,10 +1,10 @@
 """Line coverage of tensorsim_nb/ over the gate's work: every notebook, then tests/.
 
-    python tools/cover.py [notebooks] [tests] [--data FOLDER] [--json FILE]
+    python tools/cover.py [notebooks] [tests] [FILE ...] [--data FOLDER] [--json FILE]
 
 An exported cell of a notebook is the text of its module: it is run as those lines. Each notebook and each test file has a process of
 its own, worker processes are followed, and a failure is named but does not stop the count (tracing slows the tests that race a clock).
-With `--data` a run that was stopped goes on. Needs `coverage` (pip install coverage). About half an hour on one core.
+With `--data` a run that was stopped goes on. Named files come before the other tests. Needs `coverage` (pip install coverage). About half an hour on one core.
 """
 import argparse, json, os, re, subprocess, sys, tempfile
 from pathlib import Path
@@ -73,7 +73,8 @@ def main():
     tests = sorted((ROOT/'tests').glob('test_*.py'))
     done = data/'done.json' # path -> did it fail?
     failed = json.loads(done.read_text()) if done.exists() else {}
-    for path in notebooks*('notebooks' in args.what) + tests*('tests' in args.what):
+    named = [ROOT/name for name in args.what if name not in ('notebooks', 'tests')]
+    for path in notebooks*('notebooks' in args.what) + named + tests*('tests' in args.what):
         name = path.relative_to(ROOT).as_posix()
         if name in failed: continue
         code = (__file__, '--notebook', path) if path.suffix == '.ipynb' else ('-m', 'pytest', '-q', '-p', 'no:cacheprovider', path)
