@@ -1,6 +1,6 @@
 """Mutation test of the maths floors: change one thing in a function, and see whether a check notices.
 
-    python tools/mutate.py [tensors laws moments similarity] [--sample 200] [--seed 0] [--json FILE] [--show] [--only LINE,...] [--quick SECONDS] [--again FILE] [--beyond FILE]
+    python tools/mutate.py [tensors laws moments similarity] [--sample 200] [--seed 0] [--json FILE] [--show] [--only LINE,...] [--tests 'FILE ...'] [--quick SECONDS] [--again FILE] [--beyond FILE]
 
 A mutant swaps an operator, comparison or branch, moves a number by one, drops a `not`, a minus, a transpose, a root or a statement. Each is put
 into the running functions of a forked child (torch and the tests stay imported), which runs those of the module's own notebook and a few test
@@ -231,6 +231,7 @@ def main():
     p.add_argument('--json', type=Path)
     p.add_argument('--show', action='store_true')
     p.add_argument('--only')
+    p.add_argument('--tests', help='these test files in place of the usual ones')
     p.add_argument('--quick', type=float, default=math.inf, help='leave out checks of more seconds than this: what survives then may still be killed without it')
     p.add_argument('--again', type=Path, help='the --json of an earlier run, whose survivors alone are tried (by their words, in any function)')
     p.add_argument('--beyond', type=Path, help='the --json of an earlier run, whose mutants are left out')
@@ -269,7 +270,7 @@ def main():
                 table[name] = dict(mutants=len(every), drawn=sum(fates.values()), **{k.replace(' ', '_'): fates[k] for k in ('killed', 'timed out', 'equivalent', 'survived')}, seconds=round(time.time() - start), survivors=left, same=equal, tried=[c['text'] for c in chosen[:sum(fates.values())]])
                 if args.json: args.json.write_text(json.dumps(dict(seed=args.seed, floors=table), indent=1))
             print(f"{name}: {dict(fates)} in {time.time() - start:.0f} s", flush=True)
-        units = Units(module, *SUITES[name], torch)
+        units = Units(module, SUITES[name][0], args.tests or SUITES[name][1], torch)
         units.work = work
         pytest.main(units.options(), plugins=[units, sys.modules['mutation_plugin']])
 
