@@ -344,3 +344,15 @@ def test_counted_costs_by_hand():
     assert ts.plan(a).options[0].flops == 5**2*(8*4 + 2*3)*3//4
     draws = ts.plan(a, b).options[-1]
     assert draws.flops == 2*(1 << 15)*sum(p.numel() for m in (a, b) for p in m.parameters())
+
+
+def test_words_and_units_of_a_plan():
+    m = ts.transformer(3, 4, 2, 2, 1)
+    why = lambda law: {o.how: o.refusal for o in ts.plan(m, m, law).options}
+    law = ts.laws.Independent.uniform(3)
+    assert f'{law} is not Gaussian' in why(law).values()
+    assert 'positions are drawn apart from a mixture' in why(ts.laws.Mixture([ts.Gaussian(), ts.Gaussian(cov=[1., 2., 3.])])).values()
+    p = ts.plan(ts.classifier(4, 5, 3))
+    frame = p.to_dataframe()
+    assert frame.megabytes.tolist() == [o.memory/2**20 for o in p.options] and frame.seconds[0] == p.options[0].flops/2e10
+    assert list(frame.applies) == [not o.refusal for o in p.options]
