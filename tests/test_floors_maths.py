@@ -356,3 +356,22 @@ def test_words_and_units_of_a_plan():
     frame = p.to_dataframe()
     assert frame.megabytes.tolist() == [o.memory/2**20 for o in p.options] and frame.seconds[0] == p.options[0].flops/2e10
     assert list(frame.applies) == [not o.refusal for o in p.options]
+
+
+def test_a_budget_that_just_suffices_and_errors_that_are_unknown():
+    a, b = ts.classifier(4, 5, 3), ts.classifier(4, 7, 3)
+    best = ts.plan(a, b).chosen
+    assert best.method == 'exact' and ts.plan(a, b, max_flops=best.flops).chosen == best and ts.plan(a, b, max_flops=best.flops - 1).chosen.method == 'sample'
+    m = ts.deep_mlp(3, 4, 5, 2, 3, residual=1.)
+    with pytest.raises(ValueError, match='known error'): ts.inner(m, m, method='closure').interval()
+    low, high = ts.inner(a, b, method='sample', n=100, progress=False).interval(.5)
+    assert high - low == pytest.approx(2*.6744898*ts.inner(a, b, method='sample', n=100, progress=False).stderr, rel=1e-6)
+
+
+def test_shares_and_cosines_of_a_spectrum():
+    a, b = (ts.deep_mlp(3, 4, 5, 2, 2, bias=True).double() for _ in range(2))
+    s = ts.spectrum(a, b)
+    t = s.to_dataframe()
+    assert t.share.sum() == pytest.approx(1) and t.inner.sum() == pytest.approx(float(ts.inner(a, b)), rel=1e-10)
+    assert t.aa.sum() == pytest.approx(float(ts.norm(a))**2, rel=1e-10) and t.bb.sum() == pytest.approx(float(ts.norm(b))**2, rel=1e-10)
+    assert (t.cosine - t.inner/(t.aa*t.bb)**.5).abs().max() < 1e-12 and (t.share*s.total - t.inner).abs().max() < 1e-12 and t.cosine.abs().max() <= 1 + 1e-12
