@@ -72,7 +72,8 @@ def test_relative_errors_follow_the_chain_rule(quantity):
     mean, root = f64([3., 1.2, 2.]).requires_grad_(), f64([[1., 0, 0], [.4, .7, 0], [-.3, .5, 1.1]])
     errors, v = root @ root.T, value(mean)
     (slope,) = torch.autograd.grad(v, mean)
-    assert _relative_error(quantity)(mean.detach(), errors) == pytest.approx(float((slope @ errors @ slope).sqrt()/abs(v.detach())), rel=1e-12)
+    for c in (1., 1e-6): # no scale
+        assert _relative_error(quantity)(c*mean.detach(), c*c*errors) == pytest.approx(float((slope @ errors @ slope).sqrt()/abs(v.detach())), rel=1e-12)
 
 
 def test_a_poor_closure_warns_and_a_good_one_does_not(recwarn):
@@ -342,7 +343,9 @@ def test_counted_costs_by_hand():
     counts = [ts.plan(ts.deep_mlp(d, 4, 5, 3, 2)).options[1].flops for d in (4, 100)]
     assert counts[0] == counts[1] # the embedding has 4 outputs, however wide the input
     assert ts.plan(a).options[0].flops == 5**2*(8*4 + 2*3)*3//4
+    assert grid.memory == 8*4096*4
     draws = ts.plan(a, b).options[-1]
+    assert draws.memory == 8*4096*4
     assert draws.flops == 2*(1 << 15)*sum(p.numel() for m in (a, b) for p in m.parameters())
 
 
@@ -375,3 +378,17 @@ def test_shares_and_cosines_of_a_spectrum():
     assert t.share.sum() == pytest.approx(1) and t.inner.sum() == pytest.approx(float(ts.inner(a, b)), rel=1e-10)
     assert t.aa.sum() == pytest.approx(float(ts.norm(a))**2, rel=1e-10) and t.bb.sum() == pytest.approx(float(ts.norm(b))**2, rel=1e-10)
     assert (t.cosine - t.inner/(t.aa*t.bb)**.5).abs().max() < 1e-12 and (t.share*s.total - t.inner).abs().max() < 1e-12 and t.cosine.abs().max() <= 1 + 1e-12
+
+
+def test_large_differences_of_coefficients_give_way_to_weights(monkeypatch):
+    import tensorsim_nb.similarity as module
+    a = ts.classifier(4, 3, 2).double()
+    b = copy.deepcopy(a)
+    with torch.no_grad(): b[-1].weight[0, 0] += 1e-5
+    one = ts.distance(a, b)
+    assert one.note == 'coefficients subtracted' and one.tensor is None # no graph unless asked
+    monkeypatch.setattr(module, 'DENSE', 2*4**2)
+    assert ts.distance(a, b).note == one.note
+    monkeypatch.setattr(module, 'DENSE', 2*4**2 - 1)
+    two = ts.distance(a, b)
+    assert two.note == 'weights subtracted' and two.value == pytest.approx(one.value, rel=1e-8)
