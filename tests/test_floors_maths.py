@@ -314,9 +314,10 @@ def test_a_closure_under_a_mixture_is_doubted_like_its_worst_component():
     assert ts.inner(m, m, mixed, method='closure').reliability is None # one layer: exact in each component
 
 
-def test_products_of_draws_in_one_unit():
+@pytest.mark.parametrize('sizes', ((1e3, 1e-4), (1e-4, 1e3)))
+def test_products_of_draws_in_one_unit(sizes):
     from tensorsim_nb.similarity import PairValues
-    a, b = (c*ts.classifier(3, 4, 2).double() for c in (1e3, 1e-4))
+    a, b = (c*ts.classifier(3, 4, 2).double() for c in sizes)
     values, x = PairValues(a, b, dict(dtype=torch.float64, device='cpu')), torch.randn(50, 3).double()
     mean = values(x).mean(0)
     level, errors = values.level(mean, torch.diag(mean**2))
