@@ -87,6 +87,12 @@ def test_a_poor_closure_warns_and_a_good_one_does_not(recwarn):
     with pytest.warns(UserWarning, match='active share'): ts.similarity(*pair(10.), method='closure')
 
 
+def test_an_engine_without_parts_refuses():
+    from tensorsim_nb.similarity import Engine
+    for ask in (lambda e: e.self_part(None), lambda e: e.pair(None, None)):
+        with pytest.raises(NotImplementedError): ask(Engine(ts.Gaussian()))
+
+
 def test_a_batch_of_one_is_still_a_matrix_product():
     from tensorsim_nb.moments import _dot
     x, y = f64([[[1., 2.], [3., 4.]]]), f64([[[5., 6.], [7., 8.]]])
