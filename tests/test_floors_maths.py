@@ -76,6 +76,14 @@ def test_relative_errors_follow_the_chain_rule(quantity):
         assert _relative_error(quantity)(c*mean.detach(), c*c*errors) == pytest.approx(float((slope @ errors @ slope).sqrt()/abs(v.detach())), rel=1e-12)
 
 
+def test_relative_errors_of_nothing_are_never_reached():
+    from tensorsim_nb.similarity import _relative_error
+    errors = torch.eye(3, dtype=torch.float64)
+    for quantity, mean in (('inner', [1., 0., 1.]), ('distance', [1., 1., 1.]), ('distance', [1., 1. + 1e-15, 1.])):
+        assert 1e200 < _relative_error(quantity)(f64(mean), errors) < math.inf
+    assert _relative_error('similarity')(f64([0., 0., 1.]), errors) == 0
+
+
 def test_a_poor_closure_warns_and_a_good_one_does_not(recwarn):
     torch.manual_seed(0)
     def pair(size):
@@ -213,6 +221,8 @@ def test_laws_check_the_width_and_the_rows_of_data():
 def test_probabilities_are_made_to_sum_to_one():
     p = f64([.25, .75])*(1 + 5e-7)
     assert torch.allclose(ts.laws.Tokens(p).probs, f64([.25, .75]), rtol=0, atol=1e-15)
+    rows = torch.stack([p, f64([.5, .5])*(1 - 3e-7), f64([1., 0.])])
+    assert torch.allclose(ts.laws.Tokens(rows).probs, f64([[.25, .75], [.5, .5], [1., 0.]]), rtol=0, atol=1e-15)
     assert ts.laws.Tokens(p).blocks == [2] and ts.laws.Tokens(torch.stack([p, p])).blocks is None
 
 
