@@ -251,7 +251,7 @@ def test_dot_and_trace_of_any_shape():
     from tensorsim_nb.moments import _dot, _trace
     x, y = torch.randn(1, 1, 2).double(), torch.randn(1, 2, 2).double()
     assert torch.equal(_dot(x, y), x @ y)
-    for shape in ((3, 3), (2, 3, 3), (2, 4, 3, 3), (2, 4, 1, 1)):
+    for shape in ((3, 3), (2, 2), (2, 3, 3), (2, 4, 3, 3), (2, 4, 1, 1)):
         z = torch.randn(shape)
         assert torch.allclose(_trace(z)[..., 0, 0], torch.einsum('...ii->...', z)) and _trace(z).shape == (*shape[:-2], 1, 1)
 
