@@ -258,7 +258,7 @@ def test_dot_and_trace_of_any_shape():
 
 def test_reliability_is_asked_of_layers_whose_input_is_closed():
     from tensorsim_nb.moments import propagate
-    assert propagate(ts.classifier(3, 4, 2).double()).reliability is None # one nonlinear layer: nothing is closed
+    for m in (ts.classifier(3, 4, 2), ts.deep_mlp(3, 4, 5, 2, 1)): assert propagate(m.double()).reliability is None # one nonlinear layer: nothing is closed
     m = ts.deep_mlp(3, 4, 5, 2, 2, residual=1.).double()
     with torch.no_grad(): m[2].down.weight.mul_(100.) # the last nonlinear layer may be as active as it likes
     assert 0 < propagate(m).reliability < .9
@@ -289,10 +289,11 @@ def test_a_layer_of_constants(where):
 
 
 @pytest.mark.filterwarnings('ignore:A closure needs')
+@pytest.mark.parametrize('residual', (0., 1.))
 @pytest.mark.parametrize('depths', ((2, 1), (1, 2), (3, 1), (2, 3)))
-def test_without_a_mean_is_the_limit_of_a_small_one(depths):
+def test_without_a_mean_is_the_limit_of_a_small_one(depths, residual):
     "Products of odd and even parts vanish: zeros that are never computed, against zeros that are."
-    a, b = (ts.deep_mlp(3, 4 + k, 5, 2, k).double() for k in depths)
+    a, b = (ts.deep_mlp(3, 4 + k, 5, 2, k, residual=residual).double() for k in depths)
     small = ts.Gaussian(mean=torch.full((3,), 1e-9))
     for x, y in ((a, b), (a, a)):
         assert ts.inner(x, y, method='closure').value == pytest.approx(ts.inner(x, y, small, method='closure').value, rel=1e-6, abs=1e-14)
@@ -412,3 +413,22 @@ def test_large_differences_of_coefficients_give_way_to_weights(monkeypatch):
     monkeypatch.setattr(module, 'DENSE', 2*4**2 - 1)
     two = ts.distance(a, b)
     assert two.note == 'weights subtracted' and two.value == pytest.approx(one.value, rel=1e-8)
+
+
+@pytest.mark.filterwarnings('ignore:A closure needs')
+def test_odd_and_even_functions_are_orthogonal():
+    from tensorsim_nb.models import Model
+    even, odd = ts.deep_mlp(3, 4, 5, 2, 1).double(), Model(ts.layers.Linear(3, 6), ts.layers.Linear(6, 5), ts.layers.Linear(5, 2)).double()
+    for x, y in ((even, odd), (odd, even)):
+        assert ts.inner(x, y, method='closure').value == 0 == ts.inner(x, y, method='exact').value
+        assert abs(ts.inner(x, y, ts.Gaussian(mean=torch.full((3,), 1e-9)), method='closure').value) < 1e-7
+
+
+def test_shapes_of_a_grid():
+    from tensorsim_nb.similarity import grid
+    x, w = next(grid(ts.Gaussian(), 2, 2))
+    assert x.shape == (4, 2) and w.shape == (4,) and w.sum() == pytest.approx(1)
+    x, w = next(grid(ts.Gaussian(), 2, 2, n_ctx=3))
+    assert x.shape == (64, 3, 2) and w.shape == (64,) and torch.allclose(torch.einsum('n,nip,njq->ipjq', w, x, x).reshape(6, 6), torch.eye(6).double())
+    x, w = next(grid(ts.laws.Empirical(torch.randn(7, 3, 2)), 2, 2, n_ctx=3))
+    assert x.shape == (7, 3, 2) and w.tolist() == [1/7]*7
