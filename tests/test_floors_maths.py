@@ -361,6 +361,10 @@ def test_counted_costs_by_hand():
     counts = [ts.plan(ts.deep_mlp(d, 4, 5, 3, 2)).options[1].flops for d in (4, 100)]
     assert counts[0] == counts[1] # the embedding has 4 outputs, however wide the input
     assert ts.plan(a).options[0].flops == 5**2*(8*4 + 2*3)*3//4
+    from tensorsim_nb.layers import BilinearMLP, Linear
+    from tensorsim_nb.models import Model
+    counts = [ts.plan(Model(Linear(d, 4), BilinearMLP(4, 5, 9), Linear(9, 3))).options[1].flops for d in (4, 100)]
+    assert counts[0] == counts[1]
     from tensorsim_nb.hermite import split_flops
     assert ts.plan(a).options[1].flops == (min(3, 2*4)*2*6*5*5*4 + split_flops(5, 4, 5, 0))*3//4 # no second layer
     assert grid.memory == 8*4096*4
