@@ -140,7 +140,7 @@ class MixedEngine(Engine):
         self.engines = [(w, engine(part, **opts)) for w, part in law.components()]
     def self_part(self, model): return [engine.self_part(model) for _, engine in self.engines]
     def reliability(self, made): # the worst of the components
-        found = [engine.reliability(parts) for (_, engine), parts in zip(self.engines, zip(*made))]
+        found = [engine.reliability(list(parts)) for (_, engine), parts in zip(self.engines, zip(*made))]
         return max((r for r in found if r is not None), default=None)
     def pair(self, a, b):
         found = [engine.pair(p, q)*w for (w, engine), p, q in zip(self.engines, a, b)]
