@@ -135,18 +135,19 @@ def test_what_is_unsure_of_a_distance_scales_with_the_models(kind):
             for w in (b[1].left, b[1].right): w.weight.copy_(w.weight.flip(0))
             b[1].down.weight.copy_(b[1].down.weight.flip(1))
         b[-1].weight.mul_(1 + 4e-9)
-    def far(c):
-        pair = [copy.deepcopy(m) for m in (a, b)]
+    def far(c, order=1):
+        pair = [copy.deepcopy(m) for m in (a, b)][::order]
         with torch.no_grad():
             for m in pair: m[-1].weight.mul_(c)
         return ts.distance(*pair)
-    one, size = far(1.), float(ts.norm(a))
+    one, size = far(1.), math.sqrt(float(ts.norm(a))*float(ts.norm(b)))
     assert not one.exact and one.stderr > 0
     powers = [k*2.**math.ceil(math.log2(size))/size for k in (1, math.sqrt(2))]
-    for c in (powers[0]*(1 - 2e-9), powers[1]*(1 - 2e-9), powers[0]*.9, 1e3, 1e-5): # at the first two, a and b have other powers of two
-        got = far(c)
-        assert got.note == one.note and got.value == pytest.approx(c*one.value, rel=1e-5)
-        assert not got.exact and got.stderr == pytest.approx(c*one.stderr, rel=1e-3)
+    for c in (*powers, powers[0]*.9, 1e3, 1e-5): # at one of the first two, a and b have other powers of two
+        for order in (1, -1):
+            got = far(c, order)
+            assert got.note == one.note and got.value == pytest.approx(c*one.value, rel=1e-5)
+            assert not got.exact and got.stderr == pytest.approx(c*one.stderr, rel=1e-3)
 
 
 def test_zero_models_are_exactly_no_distance_apart():
