@@ -146,8 +146,8 @@ def test_what_is_unsure_of_a_distance_scales_with_the_models(kind):
     for c in (*powers, powers[0]*.9, 1e3, 1e-5): # at one of the first two, a and b have other powers of two
         for order in (1, -1):
             got = far(c, order)
-            assert got.note == one.note and got.value == pytest.approx(c*one.value, rel=1e-5)
-            assert not got.exact and got.stderr == pytest.approx(c*one.stderr, rel=1e-3)
+            assert got.note == one.note and got.value == pytest.approx(c*one.value, rel=1e-5, abs=0)
+            assert not got.exact and got.stderr == pytest.approx(c*one.stderr, rel=1e-3, abs=0)
 
 
 def test_zero_models_are_exactly_no_distance_apart():
