@@ -72,7 +72,7 @@ def jackknife(
     groups:int=10, # Groups that are left out in turn; at most one a sample
     seed:int=0, # Decides the groups
 ) -> float: # Standard error
-    "Delete-a-group jackknife."
+    "Delete-a-group jackknife; Student's t of `groups` - 1 degrees times this makes an interval (2.26 times for 95% and ten groups)."
     n, G = len(tables[0]), min(groups, len(tables[0]))
     if G < 2: raise ValueError(message("`jackknife` leaves out one group of two or more", f"{n} samples and {groups} groups", "Give more samples."))
     group = torch.randperm(n, generator=generator(seed)) % G
@@ -140,7 +140,7 @@ def compare_all(
     ridge:float=.01, # As in `Gaussian.fit`
     seed:int=0, # Of draws, of the choice of samples and of the jackknife
 ) -> 'pandas.DataFrame': # Rows: measure; columns: value, error, same, group, sees, ignores, needs, seconds, note
-    "Every measure of two models, ours and everyone's, in one table."
+    "Every measure of two models, ours and everyone's, in one table; `error` is a standard error: 1.96 times for draws, 2.26 times for measures of outputs make 95%."
     import pandas as pd
     for name in ('d_in', 'd_out', 'n_ctx'):
         p, q = getattr(a, name), getattr(b, name)

@@ -351,9 +351,8 @@ def propagate(
 # %% ../nbs/api/20_moments.ipynb #9629b315
 def waiting(m:SelfMoments, i:int) -> 'list[Ready]': # the state before layer `i`, as a layer that does nothing
     "An identity layer on a model's state."
-    mean = m.states[i].mean
     eye = torch.eye(m.states[i].width, dtype=m.variance.dtype, device=m.variance.device)[None]
-    return [Ready(eye, {'open': eye}, {}, {'open': None if mean is None else mean[None]}, (), 0)]
+    return [Ready(eye, {'open': eye}, {}, {'open': None}, (), 0)] # its mean joins nothing, so no covariance asks for it
 
 def cross_inner(
     a, # First model: `SelfMoments`, or `SequenceMoments` over positions

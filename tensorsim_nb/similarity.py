@@ -139,6 +139,9 @@ class MixedEngine(Engine):
         self.how = engine.how
         self.engines = [(w, engine(part, **opts)) for w, part in law.components()]
     def self_part(self, model): return [engine.self_part(model) for _, engine in self.engines]
+    def reliability(self, made): # the worst of the components
+        found = [engine.reliability(list(parts)) for (_, engine), parts in zip(self.engines, zip(*made))]
+        return max((r for r in found if r is not None), default=None)
     def pair(self, a, b):
         found = [engine.pair(p, q)*w for (w, engine), p, q in zip(self.engines, a, b)]
         total = found[0]
@@ -272,7 +275,7 @@ def _all_gaussian(models, law) -> bool: # positions of a sequence are drawn apar
 def _not_gaussian(models, law) -> str:
     return f'{law} is not Gaussian' if models[0].n_ctx is None or len(law.components()) == 1 else 'positions are drawn apart from a mixture'
 
-def _layers_option(models, law, size) -> Option:
+def _layers_option(models, law, size=8) -> Option:
     n = max(map(n_nonlinear, models))
     linear = n == 0 and models[0].n_ctx is None and not isinstance(law, Empirical) # mean and covariance are enough
     why = f'{n} nonlinear layers' if n > 1 else '' if linear or _all_gaussian(models, law) else _not_gaussian(models, law)
@@ -285,13 +288,13 @@ def _only_mlps(models) -> str:
     odd = next((type(layer).__name__ for m in _plain(models) for layer in m if layer.degree > 2 or getattr(layer, 'n_ctx', None)), None)
     return f'{odd} layers' if odd else ''
 
-def _hermite_option(models, law, size) -> Option:
+def _hermite_option(models, law, size=8) -> Option:
     n = max(map(n_nonlinear, models))
     why = '' if _all_gaussian(models, law) else _not_gaussian(models, law)
     why = why or (f'{n} bilinear layers' if n > 2 else '') or _only_mlps(models)
     return Option('exact', HermiteEngine.how, HermiteEngine, math.nan if why else _hermite_flops(models)*len(law.components()), 2**28, why)
 
-def _blocks_option(models, law, size) -> Option:
+def _blocks_option(models, law, size=8) -> Option:
     n = max(map(n_nonlinear, models))
     why = '' if all(c.blocks or isinstance(c, Independent) for _, c in law.components()) else f'{law} has no independent blocks'
     why = why or (f'{n} bilinear layers' if n > 1 else '') or _only_mlps(models) or ('positions' if models[0].n_ctx else '')
@@ -364,7 +367,7 @@ def make_engine(
 ) -> Engine:
     "The engine that serves these models under this law."
     if method == 'exact':
-        able = [o for f in (_layers_option, _hermite_option, _blocks_option) if not (o := f(models, law, 8)).refusal]
+        able = [o for f in (_layers_option, _hermite_option, _blocks_option) if not (o := f(models, law)).refusal]
         if not able: _resolve(models, law, 'exact', dict(max_nodes=0))
         kind = min(able, key=lambda o: o.flops).engine
     else: kind = dict(closure=LayerEngine, tensor=TensorEngine)[method]
@@ -460,7 +463,7 @@ def _estimate(p:Products, quantity:str, value:Tensor, exponent:int, gradient, er
     if not torch.isfinite(value) or value.detach() == 0 != mantissa.detach(): raise OverflowError(message(f"`{quantity}` is a float64", f"a value near 2**{exponent}", "Use `similarity`, which has no scale, or rescale the models."))
     stderr = 0. if p.exact else math.nan
     if errors is not None:
-        g = torch.tensor([float(torch.as_tensor(x).detach()) for x in gradient], dtype=torch.float64)
+        g = torch.tensor([float(x.detach()) if torch.is_tensor(x) else x for x in gradient], dtype=torch.float64)
         stderr = float(shift((g @ errors @ g).clamp(min=0).sqrt(), exponent))
     return Estimate(float(value.detach()), stderr, p.exact, p.method, quantity, p.note, p.reliability, value if value.requires_grad else None)
 
@@ -476,7 +479,7 @@ def norm(a, law=Gaussian(), *, method:str='auto', **options) -> Estimate:
     p = products(a, a, law, method=method, quantity='norm', **options)
     (aa, _, _), (ea, _), errors = _common(p)
     root = aa.clamp(min=0).sqrt()
-    return _estimate(p, 'norm', root, ea, (0.5/max(float(root.detach()), 1e-300), 0, 0), errors)
+    return _estimate(p, 'norm', root, ea, (0.5/float(root.detach()) if root > 0 else 0., 0, 0), errors)
 
 # %% ../nbs/api/21_similarity.ipynb #76429e4b
 def similarity(a, b, law=Gaussian(), *, method:str='auto', **options) -> Estimate:
@@ -495,7 +498,7 @@ from .telescopes import can_telescope, polynomial, power, telescope, weight_chan
 NEAR, DENSE = 1e-4, 20_000_000 # relative squared distance below which to subtract first; entries of a dense difference
 
 def nearby_distance(a, b, law, p:Products, size:float, **options) -> 'Estimate|None':
-    "Distance of two models that nearly agree (`size`: their norm); None when neither way fits."
+    "Distance of two models that nearly agree (`size`: their norm); None when no way fits."
     one_layer = max(n_nonlinear(a), n_nonlinear(b)) <= 1 and all(x.degree <= 2 for m in (a, b) for _, q in parts(m) for x in q)
     dense = one_layer and law.gaussian and a.n_ctx is None and p.method in ('exact', 'closure', 'quadrature')
     if dense and a.d_out*a.d_in**2 <= DENSE:
@@ -505,10 +508,14 @@ def nearby_distance(a, b, law, p:Products, size:float, **options) -> 'Estimate|N
         sure = unsure <= 1e-8*float(d.detach())
         graph = d if d.requires_grad else None
         return Estimate(float(d.detach()), 0. if sure else unsure, sure, p.method, 'distance', 'coefficients subtracted', tensor=graph)
-    if p.method == 'tensor' or not can_telescope(a, b): return None
-    got = replace(norm(telescope(a, b), law, method=p.method, **options), quantity='distance', note='weights subtracted')
-    unsure = 32*torch.finfo(torch.float64).eps*weight_change(a, b)*size # differences of weights are right; their sums, to rounding
-    return got if unsure <= 1e-8*got.value or not got.exact else replace(got, stderr=unsure, exact=False)
+    if p.method == 'tensor': return None
+    if can_telescope(a, b): difference, change, note = telescope(a, b), weight_change(a, b), 'weights subtracted'
+    elif p.method in ('sample', 'quadrature'): difference, change, note = a - b, 1., 'outputs subtracted'
+    else: return None
+    got = norm(difference, law, method=p.method, **options)
+    unsure = 32*torch.finfo(torch.float64).eps*change*size # differences of weights (or outputs) are right to rounding of the models
+    if unsure > 1e-8*got.value: got = replace(got, stderr=got.stderr + unsure, exact=False)
+    return replace(got, quantity='distance', note=f'{note}; {got.note}' if p.method == 'sample' else note)
 
 # %% ../nbs/api/21_similarity.ipynb #d5487532
 def distance(a, b, law=Gaussian(), *, method:str='auto', **options) -> Estimate:
@@ -520,7 +527,7 @@ def distance(a, b, law=Gaussian(), *, method:str='auto', **options) -> Estimate:
     square = aa*ua**2 - 2*ab*ua*ub + bb*ub**2
     rounding = (32*torch.finfo(square.dtype).eps*(aa*ua**2 + bb*ub**2)).detach()
     d = torch.where(square > 0, square, torch.zeros_like(square)).sqrt()
-    got = _estimate(p, 'distance', d, e, [float(x)/max(2*float(d.detach()), 1e-300) for x in (ua**2, -2*ua*ub, ub**2)], errors)
+    got = _estimate(p, 'distance', d, e, [float(x)/(2*float(d.detach())) if d > 0 else 0. for x in (ua**2, -2*ua*ub, ub**2)], errors)
     small = square.detach()
     if a is not b and small < NEAR*float((aa*ua**2 + bb*ub**2).detach()):
         near = nearby_distance(a, b, law, p, float(shift((aa*ua**2 + bb*ub**2).detach().sqrt(), e)), **options)
@@ -586,7 +593,7 @@ def spectrum(
     "The Hermite spectrum of `E[f(x)·g(x)]`."
     b = a if b is None else b
     check_pair(a, b, law)
-    why = _hermite_option([a, b], law, 8).refusal or ('' if law.gaussian else 'each component of a mixture has a spectrum of its own')
+    why = _hermite_option([a, b], law).refusal or ('' if law.gaussian else 'each component of a mixture has a spectrum of its own')
     if why: raise NotImplementedError(message("`spectrum` needs a Gaussian law and at most two bilinear layers", why, "Use `inner` for the sum, or ask for each component."))
     root, made = law.root(a.d_in), {}
     rank = a.d_in if root is None else root.shape[1]

@@ -386,3 +386,15 @@ def test_control_c_from_outside(tmp_path):
     said = (tmp_path/'err').read_text()
     assert said.endswith('tensorsim: stopped; the same command goes on where it was\n') and 'Traceback' not in said
     assert not [p for p in (tmp_path/'demo').rglob('.*')]
+
+
+def test_a_large_matrix_is_told_in_three_lines(capsys):
+    import numpy as np
+    from tensorsim_nb.cli import _print_matrix
+    m = .9*np.ones((9, 9)) + .1*np.eye(9)
+    m[2, 7] = m[7, 2] = .1
+    m[4, 5] = m[5, 4] = .2
+    _print_matrix('all outputs', m, [f'step{k}' for k in range(9)])
+    out = capsys.readouterr().out
+    assert 'least alike         0.1000  step2, step7' in out and 'least neighbours    0.2000  step4, step5' in out
+    assert f'mean of all pairs   {(34*.9 + .3)/36:.4f}' in out and len(out.splitlines()) == 4

@@ -1,10 +1,11 @@
 """Small sharp checks of the maths floors (01, 02, 20, 21), each written because a changed program passed the others."""
-import math
+import copy, math
 
 import pytest
 import torch
 
 import tensorsim_nb as ts
+from tensorsim_nb.similarity import PARTS, Spectrum, nearby_distance, products
 from tensorsim_nb.tensors import Scaled, hermite_grid, magnitude, n_nodes, quadrature, shift
 
 f64 = lambda x: torch.tensor(x, dtype=torch.float64)
@@ -71,7 +72,16 @@ def test_relative_errors_follow_the_chain_rule(quantity):
     mean, root = f64([3., 1.2, 2.]).requires_grad_(), f64([[1., 0, 0], [.4, .7, 0], [-.3, .5, 1.1]])
     errors, v = root @ root.T, value(mean)
     (slope,) = torch.autograd.grad(v, mean)
-    assert _relative_error(quantity)(mean.detach(), errors) == pytest.approx(float((slope @ errors @ slope).sqrt()/abs(v.detach())), rel=1e-12)
+    for c in (1., 1e-6): # no scale
+        assert _relative_error(quantity)(c*mean.detach(), c*c*errors) == pytest.approx(float((slope @ errors @ slope).sqrt()/abs(v.detach())), rel=1e-12)
+
+
+def test_relative_errors_of_nothing_are_never_reached():
+    from tensorsim_nb.similarity import _relative_error
+    errors = torch.eye(3, dtype=torch.float64)
+    for quantity, mean in (('inner', [1., 0., 1.]), ('distance', [1., 1., 1.]), ('distance', [1., 1. + 1e-15, 1.])):
+        assert 1e200 < _relative_error(quantity)(f64(mean), errors) < math.inf
+    assert _relative_error('similarity')(f64([0., 0., 1.]), errors) == 0
 
 
 def test_a_poor_closure_warns_and_a_good_one_does_not(recwarn):
@@ -85,7 +95,345 @@ def test_a_poor_closure_warns_and_a_good_one_does_not(recwarn):
     with pytest.warns(UserWarning, match='active share'): ts.similarity(*pair(10.), method='closure')
 
 
+def test_an_engine_without_parts_refuses():
+    from tensorsim_nb.similarity import Engine
+    for ask in (lambda e: e.self_part(None), lambda e: e.pair(None, None)):
+        with pytest.raises(NotImplementedError): ask(Engine(ts.Gaussian()))
+
+
 def test_a_batch_of_one_is_still_a_matrix_product():
     from tensorsim_nb.moments import _dot
     x, y = f64([[[1., 2.], [3., 4.]]]), f64([[[5., 6.], [7., 8.]]])
     assert torch.equal(_dot(x, y), x @ y) and torch.equal(_dot(x[..., :1], y[:, :1]), x[..., :1] @ y[:, :1]) and _dot(None, y) is None
+
+
+@pytest.mark.parametrize('quantity', ('inner', 'norm', 'distance', 'similarity'))
+@pytest.mark.parametrize('sizes', ((1., .05), (.05, 1.)), ids=('first larger', 'second larger'))
+def test_standard_errors_follow_the_chain_rule(quantity, sizes):
+    "The error that is printed, against gradients that autograd takes of the quantity in the three products."
+    a, b = (c*ts.classifier(3, 4, 2).double() for c in sizes)
+    o = dict(method='sample', n=500, seed=3, progress=False)
+    p = products(a, a if quantity == 'norm' else b, **o)
+    unit = f64([2.**s.exponent for s in (p.aa, p.ab, p.bb)])
+    mean = (torch.stack([s.mantissa for s in (p.aa, p.ab, p.bb)])*unit).requires_grad_()
+    value = dict(inner=lambda v: v[1], norm=lambda v: v[0].sqrt(), distance=lambda v: (v[0] - 2*v[1] + v[2]).sqrt(), similarity=lambda v: v[1]/(v[0]*v[2]).sqrt())[quantity](mean)
+    (slope,) = torch.autograd.grad(value, mean)
+    got = ts.norm(a, **o) if quantity == 'norm' else getattr(ts, quantity)(a, b, **o)
+    assert got.value == pytest.approx(value.item(), rel=1e-12)
+    assert got.stderr == pytest.approx(float((slope*unit) @ p.errors @ (slope*unit))**.5, rel=1e-9)
+
+
+@pytest.mark.parametrize('kind', ('coefficients', 'weights'))
+def test_what_is_unsure_of_a_distance_scales_with_the_models(kind):
+    "Sizes on both sides of a power of two: value and allowance are those of the models, times the factor."
+    make = (lambda: ts.classifier(4, 3, 2)) if kind == 'coefficients' else (lambda: ts.deep_mlp(3, 4, 5, 2, 2))
+    a = make().double()
+    b = copy.deepcopy(a)
+    with torch.no_grad():
+        for p in b.parameters(): p += 1e-9*torch.randn_like(p)
+        if kind == 'weights': # hidden units in another order: differences of weights are large, the functions near
+            for w in (b[1].left, b[1].right): w.weight.copy_(w.weight.flip(0))
+            b[1].down.weight.copy_(b[1].down.weight.flip(1))
+        b[-1].weight.mul_(1 + 4e-9)
+    def far(c, order=1):
+        pair = [copy.deepcopy(m) for m in (a, b)][::order]
+        with torch.no_grad():
+            for m in pair: m[-1].weight.mul_(c)
+        return ts.distance(*pair)
+    one, size = far(1.), math.sqrt(float(ts.norm(a))*float(ts.norm(b)))
+    assert not one.exact and one.stderr > 0
+    powers = [k*2.**math.ceil(math.log2(size))/size for k in (1, math.sqrt(2))]
+    for c in (*powers, powers[0]*.9, 1e3, 1e-5): # at one of the first two, a and b have other powers of two
+        for order in (1, -1):
+            got = far(c, order)
+            assert got.note == one.note and got.value == pytest.approx(c*one.value, rel=1e-5, abs=0)
+            assert not got.exact and got.stderr == pytest.approx(c*one.stderr, rel=1e-3, abs=0)
+
+
+def test_zero_models_are_exactly_no_distance_apart():
+    for make in (lambda: ts.classifier(3, 4, 2), lambda: ts.deep_mlp(3, 4, 5, 2, 2)):
+        a, b = (make().double() for _ in range(2))
+        with torch.no_grad():
+            for m in (a, b):
+                for q in m.parameters(): q.zero_()
+        got = nearby_distance(a, b, ts.Gaussian(), products(a, b), 0.)
+        assert got.value == 0 and got.exact and got.stderr == 0 and 'subtracted' in got.note
+
+
+def test_degrees_of_a_spectrum():
+    assert len(PARTS) == 6 and Spectrum(torch.arange(1., 7.)).degrees.tolist() == [1, 2, 7, 5, 6]
+
+
+@pytest.mark.parametrize('method', ('sample', 'quadrature'))
+def test_distance_of_near_sums_subtracts_outputs(method):
+    "Sums have no difference of weights; the three products cancel, the outputs do not."
+    a, o = ts.deep_mlp(2, 4, 5, 2, 2).double(), dict(n=1000, progress=False) if method == 'sample' else {}
+    for size in (1e-6, 1e-9, 0.):
+        b = copy.deepcopy(a)
+        with torch.no_grad():
+            for p in b.parameters(): p += size*torch.randn_like(p)
+        want, got = ts.distance(a, b, method=method, **o), ts.distance(a + a, 2*b, method=method, **o) # the first subtracts weights
+        assert 'weights subtracted' in want.note and 'outputs subtracted' in got.note
+        if size: assert got.value == pytest.approx(2*want.value, rel=1e-5) and got.stderr == pytest.approx(2*want.stderr, rel=1e-4, abs=1e-13)
+        else: assert want.value == 0 == want.stderr and got.value <= 3*got.stderr < 1e-12
+        assert got.exact == (method == 'quadrature' and got.stderr == 0)
+    zero = 0*a
+    for x in (zero, a): assert ts.distance(x, x, method='sample', n=100, progress=False).stderr == 0
+    assert ts.norm(zero, method='sample', n=100, progress=False).stderr == 0
+
+
+def test_covariances_are_judged_by_their_own_scale():
+    for c in (1e-12, 1., 1e12):
+        for bad in (c*f64([[1., 2.], [2., 1.]]), c*f64([1., -1e-3]), c*f64([[-1., 0.], [0., -2.]])):
+            with pytest.raises(ValueError, match='no negative eigenvalue'): ts.Gaussian(cov=bad)
+        with pytest.raises(ValueError, match='symmetric'): ts.Gaussian(cov=c*f64([[1., 0.], [1e-6, 1.]]))
+        assert ts.Gaussian(cov=c*f64([1., -1e-12])).d == 2 # rounding of an empty direction is let be
+    with pytest.raises(ValueError, match='square'): ts.Gaussian(cov=torch.ones(2, 3))
+    assert ts.Gaussian(cov=torch.zeros(2, 2)).sample(3, 2).abs().max() == 0
+
+
+def test_a_law_without_a_gift_says_so():
+    law = ts.laws.Law()
+    for ask in (lambda: law.sample(1, 2), lambda: law.times_cov(None)):
+        with pytest.raises(NotImplementedError, match='a Law'): ask()
+    for ask in (lambda: law.root(2), lambda: law.n_nodes(2, 2), lambda: law.node(torch.arange(1), 2, 2)):
+        with pytest.raises(ValueError, match='a Law'): ask()
+
+
+def test_a_degenerate_gaussian_is_drawn_in_its_own_directions():
+    root = f64([[1.], [2.], [-1.]])
+    law = ts.Gaussian(cov=root @ root.T)
+    x = law.sample(2000, 3)
+    assert law.rank(3) == 1 and torch.allclose(x[:, :1]*f64([1., 2., -1.]), x, atol=1e-12) and abs(float(x[:, 0].var()) - 1) < .15
+
+
+def test_laws_check_the_width_and_the_rows_of_data():
+    for law in (ts.laws.Tokens([.5, .5]), ts.laws.Categorical(2, 3)):
+        with pytest.raises(ValueError, match='width'): law.sample(3, 7)
+    two = [[1., 2.], [3., 5.]]
+    assert ts.Gaussian.fit(torch.tensor(two)).mean.tolist() == [2., 3.5] and ts.laws.Empirical(two).sample(3, 2).shape == (3, 2)
+    for make in (ts.Gaussian.fit, ts.laws.Empirical):
+        with pytest.raises(ValueError, match='two rows'): make(torch.ones(1, 2))
+        with pytest.raises(ValueError, match='Data'): make(torch.tensor([[1., math.nan], [2., 3.], [4., 5.]]))
+    x = 100 + torch.rand(9, 2)
+    assert torch.equal(ts.Gaussian.fit(x).cov, ts.Gaussian.fit(x.double()).cov) # float32 rows, float64 moments
+
+
+def test_probabilities_are_made_to_sum_to_one():
+    p = f64([.25, .75])*(1 + 5e-7)
+    assert torch.allclose(ts.laws.Tokens(p).probs, f64([.25, .75]), rtol=0, atol=1e-15)
+    rows = torch.stack([p, f64([.5, .5])*(1 - 3e-7), f64([1., 0.])])
+    assert torch.allclose(ts.laws.Tokens(rows).probs, f64([[.25, .75], [.5, .5], [1., 0.]]), rtol=0, atol=1e-15)
+    assert ts.laws.Tokens(p).blocks == [2] and ts.laws.Tokens(torch.stack([p, p])).blocks is None
+
+
+@pytest.mark.parametrize('shape', ((5,), (4, 5), (2, 4, 5)))
+def test_covariance_of_one_hot_blocks(shape):
+    p, q, W = f64([.2, .8]), f64([.5, .3, .2]), torch.randn(shape, dtype=torch.float64)
+    one = lambda p: torch.diag(p) - torch.outer(p, p)
+    assert torch.allclose(ts.laws.Categorical(p, q).times_cov(W), W @ torch.block_diag(one(p), one(q)), atol=1e-14)
+
+
+def test_moments_that_no_distribution_has():
+    law = ts.laws.Independent
+    fine = lambda *m: law(f64(m)[:, None]).d == 1
+    assert fine(0., 1., 0., 1.) and fine(0., 1., 0., 3.) # a fair coin is the edge
+    for m in ((1., 1., 1., 1.), (0., 1., 0., .9), (0., 1., .5, 1.2), (0., 1., -.5, 1.2)): # a constant; kurtosis below skewness^2 + 1
+        with pytest.raises(ValueError, match='belong to a distribution'): fine(*m)
+    for low, high in ((-1., 1.), (2., 5.), (0., .5)):
+        x = torch.linspace(low, high, 20001, dtype=torch.float64)
+        moments = torch.stack([torch.trapezoid(x**k, x)/(high - low) for k in (1, 2, 3, 4)])
+        assert torch.allclose(law.uniform(3, low, high).moments, moments[:, None].expand(4, 3), rtol=1e-7, atol=1e-12)
+    x = 1 + torch.rand(50, 2)
+    assert torch.allclose(law.fit(x).moments[3], (x.double()**4).mean(0), rtol=1e-14) # float32 rows, float64 moments
+
+
+def test_dot_and_trace_of_any_shape():
+    from tensorsim_nb.moments import _dot, _trace
+    x, y = torch.randn(1, 1, 2).double(), torch.randn(1, 2, 2).double()
+    assert torch.equal(_dot(x, y), x @ y)
+    for shape in ((3, 3), (2, 2), (2, 3, 3), (2, 4, 3, 3), (2, 4, 1, 1)):
+        z = torch.randn(shape)
+        assert torch.allclose(_trace(z)[..., 0, 0], torch.einsum('...ii->...', z)) and _trace(z).shape == (*shape[:-2], 1, 1)
+
+
+def test_reliability_is_asked_of_layers_whose_input_is_closed():
+    from tensorsim_nb.moments import propagate
+    for m in (ts.classifier(3, 4, 2), ts.deep_mlp(3, 4, 5, 2, 1)): assert propagate(m.double()).reliability is None # one nonlinear layer: nothing is closed
+    m = ts.deep_mlp(3, 4, 5, 2, 2, residual=1.).double()
+    with torch.no_grad(): m[2].down.weight.mul_(100.) # the last nonlinear layer may be as active as it likes
+    assert 0 < propagate(m).reliability < .9
+    with torch.no_grad():
+        for p in m.parameters(): p.zero_()
+    assert propagate(ts.deep_mlp(3, 4, 5, 2, 2).double()).reliability == pytest.approx(1) and propagate(m).reliability == 0
+    with pytest.raises(ValueError, match='width'): propagate(m, ts.Gaussian(mean=torch.zeros(4)))
+
+
+class Constant(torch.nn.Module):
+    "A layer that does not look at its input."
+    def __init__(self, d_in, value):
+        super().__init__()
+        self.d_in, self.d_out, self.degree, self.value = d_in, len(value), 1, torch.nn.Parameter(value)
+    def terms(self): return [ts.layers.Term(self.value[None, :, None])]
+    def forward(self, x): return self.value.expand(*x.shape[:-1], -1)
+
+
+@pytest.mark.parametrize('where', ('first', 'last'))
+def test_a_layer_of_constants(where):
+    from tensorsim_nb.models import Model
+    value, W = f64([1., -2., .5]), f64([[1., 0., 2.], [3., 1., 1.]])
+    head = ts.layers.Linear(3, 2).double()
+    with torch.no_grad(): head.weight.copy_(W)
+    m, power = (Model(Constant(2, value), head), (W @ value).square().sum()) if where == 'first' else (Model(ts.layers.Linear(2, 4).double(), Constant(4, value)), value.square().sum())
+    got = ts.norm(m, method='closure').value
+    assert got**2 == pytest.approx(power.item(), rel=1e-12)
+
+
+@pytest.mark.filterwarnings('ignore:A closure needs')
+@pytest.mark.parametrize('residual', (0., 1.))
+@pytest.mark.parametrize('depths', ((2, 1), (1, 2), (3, 1), (2, 3)))
+def test_without_a_mean_is_the_limit_of_a_small_one(depths, residual):
+    "Products of odd and even parts vanish: zeros that are never computed, against zeros that are."
+    a, b = (ts.deep_mlp(3, 4 + k, 5, 2, k, residual=residual).double() for k in depths)
+    small = ts.Gaussian(mean=torch.full((3,), 1e-9))
+    for x, y in ((a, b), (a, a)):
+        assert ts.inner(x, y, method='closure').value == pytest.approx(ts.inner(x, y, small, method='closure').value, rel=1e-6, abs=1e-14)
+
+
+def test_the_tensor_measure_of_affine_models_is_the_expectation():
+    from tensorsim_nb.models import Model
+    a, b = (Model(ts.layers.Linear(3, 4, bias=True), ts.layers.Linear(4, 2, bias=True)).double() for _ in range(2))
+    law = ts.Gaussian(mean=[1., -2., .5], cov=[1., .5, 2.])
+    assert ts.inner(a, b, law, method='tensor').value == pytest.approx(ts.inner(a, b, law, method='exact').value, rel=1e-12)
+    longer = Model(*b, ts.layers.Linear(2, 2)).double()
+    with torch.no_grad(): longer[2].weight.copy_(torch.eye(2))
+    for x, y in ((a, longer), (longer, a)): assert ts.inner(x, y, law, method='tensor').value == pytest.approx(ts.inner(a, b, law, method='tensor').value, rel=1e-12)
+
+
+def test_what_the_tensor_measure_refuses():
+    a, b = (ts.deep_mlp(3, 4, 5, 2, k).double() for k in (1, 2))
+    for x, y in ((a, b), (b, a)):
+        with pytest.raises(ValueError, match='equally many bilinear'): ts.inner(x, y, method='tensor')
+    m = ts.transformer(3, 4, 2, 2, 1).double()
+    with pytest.raises(NotImplementedError, match='linear and bilinear'): ts.inner(m, m, method='tensor')
+
+
+def test_a_closure_under_a_mixture_is_doubted_like_its_worst_component():
+    from tensorsim_nb.similarity import LayerEngine, MixedEngine
+    a, b = (ts.deep_mlp(3, 4, 5, 2, 2, residual=1.).double() for _ in range(2))
+    laws = ts.Gaussian(), ts.Gaussian(cov=torch.full((3,), 25.))
+    mixed = ts.laws.Mixture(laws)
+    with pytest.warns(UserWarning, match='active share'): parts = [ts.similarity(a, b, law, method='closure').reliability for law in laws]
+    with pytest.warns(UserWarning, match='active share'): got = ts.similarity(a, b, mixed, method='closure')
+    assert got.reliability == max(parts) > min(parts) > 0 and not got.exact
+    engine = MixedEngine(LayerEngine, mixed)
+    assert engine.how == LayerEngine.how and engine.law is mixed and len(engine.engines) == 2
+    m = ts.classifier(3, 4, 2).double()
+    assert ts.inner(m, m, mixed, method='closure').reliability is None # one layer: exact in each component
+
+
+@pytest.mark.parametrize('sizes', ((1e3, 1e-4), (1e-4, 1e3)))
+def test_products_of_draws_in_one_unit(sizes):
+    from tensorsim_nb.similarity import PairValues
+    a, b = (c*ts.classifier(3, 4, 2).double() for c in sizes)
+    values, x = PairValues(a, b, dict(dtype=torch.float64, device='cpu')), torch.randn(50, 3).double()
+    mean = values(x).mean(0)
+    level, errors = values.level(mean, torch.diag(mean**2))
+    f, g = a(x), b(x)
+    want = torch.stack([(u*v).sum(-1).mean() for u, v in ((f, f), (f, g), (g, g))])
+    assert torch.allclose(level/level[0], want/want[0], rtol=1e-10, atol=0) and torch.allclose(errors.diagonal(), level**2, rtol=1e-12, atol=0)
+
+
+def test_quadrature_over_rows_of_sequences():
+    m = ts.transformer(3, 4, 2, 2, 2).double()
+    n_ctx = m.n_ctx or 2
+    data = torch.randn(7, n_ctx, 3).double()
+    law = ts.laws.Empirical(data)
+    assert ts.inner(m, m, law, method='quadrature').value == pytest.approx(m(data).square().flatten(1).sum(1).mean().item(), rel=1e-10)
+
+
+def test_counted_costs_by_hand():
+    "What `plan` shows: three products of a pair (one of them symmetric: 3/4 of four), for hidden units and for memory."
+    a, b = ts.classifier(4, 5, 3), ts.classifier(4, 7, 3)
+    layer, hermite, blocks, grid = ts.plan(a, b, ts.laws.Tokens([.25]*4)).options[:4]
+    assert blocks.flops == (5 + 7)**2*(8*2*4 + 2*3)*3/4 and blocks.memory == 3*8*4*3
+    layer, hermite, *_ = ts.plan(a, b).options
+    assert layer.flops == (5 + 7)**2*(8*4 + 2*3)*3/4 and layer.memory == 3*8*4**2
+    counts = [ts.plan(ts.deep_mlp(d, 4, 5, 3, 2)).options[1].flops for d in (4, 100)]
+    assert counts[0] == counts[1] # the embedding has 4 outputs, however wide the input
+    assert ts.plan(a).options[0].flops == 5**2*(8*4 + 2*3)*3//4
+    from tensorsim_nb.layers import BilinearMLP, Linear
+    from tensorsim_nb.models import Model
+    counts = [ts.plan(Model(Linear(d, 4), BilinearMLP(4, 5, 9), Linear(9, 3))).options[1].flops for d in (4, 100)]
+    assert counts[0] == counts[1]
+    from tensorsim_nb.hermite import split_flops
+    assert ts.plan(a).options[1].flops == (min(3, 2*4)*2*6*5*5*4 + split_flops(5, 4, 5, 0))*3//4 # no second layer
+    assert grid.memory == 8*4096*4
+    draws = ts.plan(a, b).options[-1]
+    assert draws.memory == 8*4096*4
+    assert draws.flops == 2*(1 << 15)*sum(p.numel() for m in (a, b) for p in m.parameters())
+
+
+def test_words_and_units_of_a_plan():
+    m = ts.transformer(3, 4, 2, 2, 1)
+    why = lambda law: {o.how: o.refusal for o in ts.plan(m, m, law).options}
+    law = ts.laws.Independent.uniform(3)
+    assert f'{law} is not Gaussian' in why(law).values()
+    assert 'positions are drawn apart from a mixture' in why(ts.laws.Mixture([ts.Gaussian(), ts.Gaussian(cov=[1., 2., 3.])])).values()
+    p = ts.plan(ts.classifier(4, 5, 3))
+    frame = p.to_dataframe()
+    assert frame.megabytes.tolist() == [o.memory/2**20 for o in p.options] and frame.seconds[0] == p.options[0].flops/2e10
+    assert list(frame.applies) == [not o.refusal for o in p.options]
+
+
+def test_a_budget_that_just_suffices_and_errors_that_are_unknown():
+    a, b = ts.classifier(4, 5, 3), ts.classifier(4, 7, 3)
+    best = ts.plan(a, b).chosen
+    assert best.method == 'exact' and ts.plan(a, b, max_flops=best.flops).chosen == best and ts.plan(a, b, max_flops=best.flops - 1).chosen.method == 'sample'
+    m = ts.deep_mlp(3, 4, 5, 2, 3, residual=1.)
+    with pytest.raises(ValueError, match='known error'): ts.inner(m, m, method='closure').interval()
+    low, high = ts.inner(a, b, method='sample', n=100, progress=False).interval(.5)
+    assert high - low == pytest.approx(2*.6744898*ts.inner(a, b, method='sample', n=100, progress=False).stderr, rel=1e-6)
+
+
+def test_shares_and_cosines_of_a_spectrum():
+    a, b = (ts.deep_mlp(3, 4, 5, 2, 2, bias=True).double() for _ in range(2))
+    s = ts.spectrum(a, b)
+    t = s.to_dataframe()
+    assert t.share.sum() == pytest.approx(1) and t.inner.sum() == pytest.approx(float(ts.inner(a, b)), rel=1e-10)
+    assert t.aa.sum() == pytest.approx(float(ts.norm(a))**2, rel=1e-10) and t.bb.sum() == pytest.approx(float(ts.norm(b))**2, rel=1e-10)
+    assert (t.cosine - t.inner/(t.aa*t.bb)**.5).abs().max() < 1e-12 and (t.share*s.total - t.inner).abs().max() < 1e-12 and t.cosine.abs().max() <= 1 + 1e-12
+
+
+def test_large_differences_of_coefficients_give_way_to_weights(monkeypatch):
+    import sys
+    module = sys.modules['tensorsim_nb.similarity']
+    a = ts.classifier(4, 3, 2).double()
+    b = copy.deepcopy(a)
+    with torch.no_grad(): b[-1].weight[0, 0] += 1e-5
+    one = ts.distance(a, b)
+    assert one.note == 'coefficients subtracted' and one.tensor is None # no graph unless asked
+    monkeypatch.setattr(module, 'DENSE', 2*4**2)
+    assert ts.distance(a, b).note == one.note
+    monkeypatch.setattr(module, 'DENSE', 2*4**2 - 1)
+    two = ts.distance(a, b)
+    assert two.note == 'weights subtracted' and two.value == pytest.approx(one.value, rel=1e-8)
+
+
+@pytest.mark.filterwarnings('ignore:A closure needs')
+def test_odd_and_even_functions_are_orthogonal():
+    from tensorsim_nb.models import Model
+    even, odd = ts.deep_mlp(3, 4, 5, 2, 1).double(), Model(ts.layers.Linear(3, 6), ts.layers.Linear(6, 5), ts.layers.Linear(5, 2)).double()
+    for x, y in ((even, odd), (odd, even)):
+        assert ts.inner(x, y, method='closure').value == 0 == ts.inner(x, y, method='exact').value
+        assert abs(ts.inner(x, y, ts.Gaussian(mean=torch.full((3,), 1e-9)), method='closure').value) < 1e-7
+
+
+def test_shapes_of_a_grid():
+    from tensorsim_nb.similarity import grid
+    x, w = next(grid(ts.Gaussian(), 2, 2))
+    assert x.shape == (4, 2) and w.shape == (4,) and w.sum() == pytest.approx(1)
+    x, w = next(grid(ts.Gaussian(), 2, 2, n_ctx=3))
+    assert x.shape == (64, 3, 2) and w.shape == (64,) and torch.allclose(torch.einsum('n,nip,njq->ipjq', w, x, x).reshape(6, 6), torch.eye(6).double())
+    x, w = next(grid(ts.laws.Empirical(torch.randn(7, 3, 2)), 2, 2, n_ctx=3))
+    assert x.shape == (7, 3, 2) and w.tolist() == [1/7]*7

@@ -66,3 +66,13 @@ def test_the_task():
     assert second_largest(x).tolist() == [3, 1]
     assert input_law('shifted gaussian').draw(5, generator(0))[:, 3].eq(-10).all()
     assert sorted(input_law('permutations').draw(1, generator(0))[0].tolist()) == [1, 2, 3, 4]
+
+
+def test_intervals_of_few_runs_are_wide_and_stay_correlations():
+    from tensorsim_nb.robustness import widened
+    low, high = widened(.9, .85, .93, 5)
+    assert -1 < low < .85 and .93 < high < 1
+    factor = (5/4)**.5*2.7764451/1.9599640
+    assert np.arctanh(.9) - np.arctanh(low) == pytest.approx(factor*(np.arctanh(.9) - np.arctanh(.85)), rel=1e-6)
+    assert widened(.9, .85, .93, 100_000) == pytest.approx((.85, .93), abs=1e-4)
+    assert all(-1 <= x <= 1 for x in widened(1., .999999, 1., 3))

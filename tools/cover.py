@@ -1,10 +1,10 @@
 """Line coverage of tensorsim_nb/ over the gate's work: every notebook, then tests/.
 
-    python tools/cover.py [notebooks] [tests] [--data FOLDER] [--json FILE]
+    python tools/cover.py [notebooks] [tests] [FILE ...] [--data FOLDER] [--json FILE]
 
-An exported cell of a notebook is the text of its module: it is run as those lines. Each notebook has a process of its own, worker
-processes are followed, and a failure is named but does not stop the count (tracing slows the tests that race a clock).
-Needs `coverage` (pip install coverage). About half an hour on one core.
+An exported cell of a notebook is the text of its module: it is run as those lines. Each notebook and each test file has a process of
+its own, worker processes are followed, and a failure is named but does not stop the count (tracing slows the tests that race a clock).
+With `--data` a run that was stopped goes on. Named files come before the other tests. Needs `coverage` (pip install coverage). About half an hour on one core.
 """
 import argparse, json, os, re, subprocess, sys, tempfile
 from pathlib import Path
@@ -69,12 +69,19 @@ def main():
     data.mkdir(parents=True, exist_ok=True)
     config = data/'coveragerc'
     config.write_text(CONFIG.format(data=data, root=ROOT))
-    failed = []
-    if 'notebooks' in args.what:
-        for nb in sorted(q for q in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in q.parts):
-            if measured(config, __file__, '--notebook', nb): failed.append(nb.relative_to(ROOT).as_posix())
-            print(nb.name, flush=True)
-    if 'tests' in args.what and measured(config, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', 'tests'): failed.append('tests')
+    notebooks = [q for q in sorted((ROOT/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in q.parts]
+    tests = sorted((ROOT/'tests').glob('test_*.py'))
+    done = data/'done.json' # path -> did it fail?
+    failed = json.loads(done.read_text()) if done.exists() else {}
+    named = [ROOT/name for name in args.what if name not in ('notebooks', 'tests')]
+    for path in notebooks*('notebooks' in args.what) + named + tests*('tests' in args.what):
+        name = path.relative_to(ROOT).as_posix()
+        if name in failed: continue
+        code = (__file__, '--notebook', path) if path.suffix == '.ipynb' else ('-m', 'pytest', '-q', '-p', 'no:cacheprovider', path)
+        failed[name] = measured(config, *code) != 0
+        print(name, flush=True)
+        done.write_text(json.dumps(failed, indent=1))
+    failed = [name for name, bad in failed.items() if bad]
     coverage = [sys.executable, '-m', 'coverage']
     subprocess.run([*coverage, 'combine', '--keep', '-q', f'--rcfile={config}'], cwd=ROOT)
     subprocess.run([*coverage, 'json', '-q', f'--rcfile={config}'], cwd=ROOT, check=True)

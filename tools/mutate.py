@@ -1,21 +1,21 @@
 """Mutation test of the maths floors: change one thing in a function, and see whether a check notices.
 
-    python tools/mutate.py [tensors laws moments similarity] [--sample 200] [--seed 0] [--json FILE] [--show] [--only LINE,...]
+    python tools/mutate.py [tensors laws moments similarity] [--sample 200] [--seed 0] [--json FILE] [--show] [--only LINE,...] [--tests 'FILE ...'] [--quick SECONDS] [--again FILE] [--beyond FILE]
 
 A mutant swaps an operator, comparison or branch, moves a number by one, drops a `not`, a minus, a transpose, a root or a statement. Each is put
-into the running functions of a forked child (torch stays imported), which runs the module's own notebook and then a few test files; the first
-failure kills it, and so does a time limit. Numbers in annotations, defaults and messages are left alone. `--sample` draws that many per module,
+into the running functions of a forked child (torch and the tests stay imported), which runs those of the module's own notebook and a few test
+files that pass through the changed statement, the quickest first; the first failure kills it, and so does a time limit. Numbers in annotations, defaults and messages are left alone. `--sample` draws that many per module,
 every operator represented; 0 takes all. Survivors that no input can tell from the original are named, with a word why, in EQUIVALENT.
 """
-import argparse, ast, copy, gc, importlib, io, json, os, random, resource, signal, sys, time, types, warnings
+import argparse, ast, copy, gc, importlib, io, json, math, os, pickle, random, re, resource, select, signal, sys, time, types, warnings
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SUITES = dict(tensors=('01', 'test_floors_maths'), laws=('02', 'test_floors_maths test_laws test_sampling'),
-              moments=('20', 'test_floors_maths test_moments test_distances test_properties'),
-              similarity=('21', 'test_floors_maths test_similarity test_spectrum test_distances test_properties'))
+SUITES = dict(tensors=('01', 'test_floors_maths test_numerics'), laws=('02', 'test_floors_maths test_laws test_sampling test_properties test_numerics'),
+              moments=('20', 'test_floors_maths test_moments test_distances test_properties test_numerics test_hermite'),
+              similarity=('21', 'test_floors_maths test_similarity test_spectrum test_distances test_properties test_numerics test_sampling'))
 SLOW = 'attention and distance or attention and deep_models or test_one_attention or disguises' # left out, to be quick
 SWAP = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult, ast.FloorDiv: ast.Div, ast.Mod: ast.FloorDiv}
 TURN = {ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.LtE), ast.GtE: (ast.Gt, ast.Lt), ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,),
@@ -55,14 +55,31 @@ def places(node, inside=False):
             yield from places(child, within)
 
 
+def spans(tree):
+    "Node -> lines of the statement that it stands in (of a compound one: its head), and the function's name."
+    found = {}
+    def go(node, lines, name):
+        if isinstance(node, ast.stmt):
+            body = getattr(node, 'body', None)
+            lines = frozenset(range(node.lineno, (max(body[0].lineno, node.lineno + 1) if body else node.end_lineno + 1)))
+        elif isinstance(node, ast.ExceptHandler): lines = frozenset([node.lineno])
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): name = f'{name}.{node.name}'.lstrip('.')
+        found[node] = lines, name
+        for child in ast.iter_child_nodes(node): go(child, lines, name)
+    go(tree, frozenset(), '')
+    return found
+
+
 def mutants(source):
-    "Every mutant: operator, line, before and after, and a function that makes the changed tree."
+    "Every mutant: operator, line, before and after, the lines that run it, and where it is in the tree."
     tree, found, seen = ast.parse(source), [], Counter()
+    where = spans(tree)
     for k, (*_, node) in enumerate(places(tree)):
         for n, (op, new) in enumerate(changes(node)):
-            text = ' -> '.join(ast.unparse(ast.fix_missing_locations(x)).split('\n')[0] for x in (node, ast.copy_location(copy.deepcopy(new), node)))
+            lines, name = where[node]
+            text = f'{name}: ' + ' -> '.join(ast.unparse(ast.fix_missing_locations(x)).split('\n')[0] for x in (node, ast.copy_location(copy.deepcopy(new), node)))
             seen[text] += 1
-            found.append(dict(op=op, line=node.lineno, text=text + (f' ({seen[text]})' if seen[text] > 1 else ''), at=(k, n)))
+            found.append(dict(op=op, line=node.lineno, text=text + (f' ({seen[text]})' if seen[text] > 1 else ''), at=(k, n), span=lines))
     return found
 
 
@@ -92,45 +109,92 @@ def put(module, tree):
             if c is not None and c.co_freevars == f.__code__.co_freevars: f.__code__ = c
 
 
-def check(module, number, files, torch, pytest):
-    "Run the notebook and the tests; raise or return nonzero at the first failure."
-    torch.manual_seed(0)
+def cells(number):
+    "Compiled code of a notebook, but for what it exports."
     path = next((ROOT/'nbs'/'api').glob(f'{number}_*.ipynb'))
-    space = dict(vars(module), __name__='__main__')
-    for cell in json.loads(path.read_text())['cells']:
-        code = ''.join(cell['source'])
-        if cell['cell_type'] == 'code' and not any(w in code for w in ('#| export', '#| default_exp', 'nbdev_export(', 'eval: false')): exec(compile(code, path.name, 'exec'), space)
-    return pytest.main(['-x', '-q', '--noconftest', '-p', 'no:cacheprovider', '-p', 'mutation_plugin', '-W', 'ignore', '--no-header', '-k', f'not ({SLOW})', *(f'{ROOT}/tests/{f}.py' for f in files.split())])
+    found = [''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'code']
+    return [compile(c, path.name, 'exec') for c in found if not any(w in c for w in ('#| export', '#| default_exp', 'nbdev_export(', 'eval: false'))]
 
 
-def child(module, suite, source, at, limit, libs):
-    "Fate of one mutant (None: the module as it is) and its seconds; `limit` is in seconds of the processor."
-    start, pid = time.time(), os.fork()
+class Units:
+    """The notebook and every test as things to run, collected once by pytest; the loop of mutants takes the place of pytest's own loop.
+    `--noconftest`: the tests' fixtures without the shape checks, which are slow."""
+    def __init__(self, module, number, files, torch):
+        self.module, self.cells, self.files, self.torch = module, cells(number), files.split(), torch
+    def options(self): return ['-x', '-q', '--noconftest', '-p', 'no:cacheprovider', '-p', 'no:capture', '-W', 'ignore', '--no-header', '-k', f'not ({SLOW})', *(f'{ROOT}/tests/{f}.py' for f in self.files)]
+    def pytest_runtestloop(self, session):
+        self.items = session.items
+        self.work(self)
+        return True
+    def pytest_runtest_logreport(self, report):
+        if report.failed: raise SystemExit(1)
+
+    def run(self, unit):
+        if unit is not None: return unit.config.hook.pytest_runtest_protocol(item=unit, nextitem=None)
+        self.torch.manual_seed(0)
+        space = dict(vars(self.module), __name__='__main__')
+        for code in self.cells: exec(code, space)
+
+    def traced(self, unit):
+        "Lines of the module that a unit runs."
+        lines, file = set(), self.module.__file__
+        def inside(frame, event, arg):
+            lines.add(frame.f_lineno)
+            return inside
+        def outside(frame, event, arg): return inside(frame, event, arg) if frame.f_code.co_filename == file else None
+        sys.settrace(outside)
+        try: self.run(unit)
+        finally: sys.settrace(None)
+        return lines
+
+    def learn(self):
+        "Seconds and lines of every unit (in a child each, so that nothing is left over); all must pass."
+        self.seconds, self.lines = {}, {}
+        for unit in (None, *self.items):
+            fate, self.seconds[unit], self.lines[unit] = in_child(lambda: self.traced(unit), 600)
+            if fate != 'survived': sys.exit(f"{self.module.__name__}: {unit.nodeid if unit else 'the notebook'} fails without a mutant")
+        return sum(self.seconds.values())
+
+    def touching(self, span):
+        "Units that run one of these lines, the quickest first."
+        return sorted((u for u in self.seconds if self.lines[u] & span), key=lambda u: self.seconds[u])
+
+
+def in_child(work, limit):
+    "Run in a forked child: (fate, its seconds, what it returned); `limit` is in seconds of the processor."
+    start, (near, far) = time.time(), os.pipe()
+    sys.stdout.flush()
+    pid = os.fork()
     if not pid:
         os.setpgid(0, 0)
         resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 1))
         resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34))
         warnings.simplefilter('ignore')
-        sys.stdout.flush()
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1), os.dup2(null, 2)
         code = 1
         try:
-            if at is not None: put(module, mutated(source, at))
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()): code = int(check(module, *suite, *libs))
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()): got = work()
+            with os.fdopen(far, 'wb') as f: f.write(pickle.dumps(got))
+            code = 0
         except BaseException: pass
         os._exit(code)
+    os.close(far)
+    got = b''
     while time.time() - start < 20*limit:
+        if select.select([near], [], [], .01)[0]: got += os.read(near, 1 << 16)
         done, status, used = os.wait4(pid, os.WNOHANG)
         spent = used.ru_utime + used.ru_stime
-        if done: return ('timed out' if os.WIFSIGNALED(status) and spent > .9*limit else 'killed' if status else 'survived'), spent
-        time.sleep(.01)
-    os.killpg(pid, signal.SIGKILL), os.waitpid(pid, 0)
-    return 'timed out', limit
+        if done:
+            while (more := os.read(near, 1 << 16)): got += more
+            os.close(near)
+            return 'timed out' if os.WIFSIGNALED(status) and spent > .9*limit else 'killed' if status else 'survived', spent, pickle.loads(got) if got else None
+    os.killpg(pid, signal.SIGKILL), os.waitpid(pid, 0), os.close(near)
+    return 'timed out', limit, None
 
 
 def prepare():
-    "Import once what every child needs; the tests' fixtures without the shape checks, which are slow."
+    "Import once what every child needs."
     sys.path[:0] = [str(ROOT), str(ROOT/'tests')]
     os.environ.update(MPLBACKEND='agg')
     import hypothesis, matplotlib.pyplot, pandas, pytest, torch, fastcore.test, scipy.stats # noqa: F401
@@ -153,7 +217,10 @@ def drawn(found, n, seed):
     rng, kinds = random.Random(seed), {}
     for m in found: kinds.setdefault(m['op'], []).append(m)
     picked = [m for group in kinds.values() for m in rng.sample(group, max(1, round(n*len(group)/len(found))))]
-    return sorted(picked, key=lambda m: m['at'])
+    return rng.sample(picked, len(picked)) # in no order: a run that is cut short is a sample, too
+
+
+def bare(text): return re.sub(r'^[\w.]+: | \(\d+\)$', '', text)
 
 
 def main():
@@ -164,30 +231,48 @@ def main():
     p.add_argument('--json', type=Path)
     p.add_argument('--show', action='store_true')
     p.add_argument('--only')
+    p.add_argument('--tests', help='these test files in place of the usual ones')
+    p.add_argument('--quick', type=float, default=math.inf, help='leave out checks of more seconds than this: what survives then may still be killed without it')
+    p.add_argument('--again', type=Path, help='the --json of an earlier run, whose survivors alone are tried (by their words, in any function)')
+    p.add_argument('--beyond', type=Path, help='the --json of an earlier run, whose mutants are left out')
     args = p.parse_args()
-    libs, table = prepare(), {}
+    (torch, pytest), table = prepare(), {}
     known = json.loads(EQUIVALENT.read_text()) if EQUIVALENT.exists() else {}
+    again = json.loads(args.again.read_text())['floors'] if args.again else {}
+    before = json.loads(args.beyond.read_text())['floors'] if args.beyond else {}
     for name in args.modules:
         module = importlib.import_module(f'tensorsim_nb.{name}')
         source = Path(module.__file__).read_text()
         every = mutants(source)
-        fate, base = child(module, SUITES[name], source, None, 600, libs)
-        if fate == 'killed': sys.exit(f"{name}: the checks fail without a mutant")
-        print(f"{name}: {len(every)} mutants, checks take {base:.1f} s", flush=True)
-        if args.show: continue
-        lines = args.only and set(args.only.split(','))
-        fates, left, equal, start = Counter(), [], [], time.time()
-        for m in [m for m in every if str(m['line']) in lines] if lines else drawn(every, args.sample, args.seed):
-            fate, _ = child(module, SUITES[name], source, m['at'], 3*base + 5, libs)
-            if fate == 'survived' and m['text'] in known.get(name, {}): fate = 'equivalent'
-            if fate == 'equivalent': equal.append(m['text'])
-            fates[fate] += 1
-            if fate == 'survived':
-                left.append(dict(line=m['line'], op=m['op'], text=m['text']))
-                print(f"  survived: line {m['line']}: {m['op']}: {m['text']}", flush=True)
-        table[name] = dict(mutants=len(every), drawn=sum(fates.values()), **{k.replace(' ', '_'): fates[k] for k in ('killed', 'timed out', 'equivalent', 'survived')}, seconds=round(time.time() - start), survivors=left, same=equal)
-        print(f"{name}: {dict(fates)} in {time.time() - start:.0f} s", flush=True)
-        if args.json: args.json.write_text(json.dumps(dict(seed=args.seed, floors=table), indent=1))
+        tried = set(before.get(name, {}).get('tried', ()))
+        fresh = [m for m in every if m['text'] not in tried]
+        chosen = fresh
+        if args.only: chosen = [m for m in chosen if str(m['line']) in args.only.split(',')]
+        if args.again: chosen = [m for m in chosen if bare(m['text']) in {bare(x['text']) for x in again[name]['survivors']}]
+        if not (args.only or args.again): chosen = drawn(fresh, args.sample, args.seed)
+
+        def work(units):
+            print(f"{name}: {len(every)} mutants, {len(chosen)} to try, checks take {units.learn():.1f} s", flush=True)
+            if args.show: return
+            fates, left, equal, start = Counter(), [], [], time.time()
+            for m in chosen:
+                todo = [u for u in units.touching(m['span']) if units.seconds[u] <= args.quick]
+                def attempt():
+                    put(module, mutated(source, m['at']))
+                    for unit in todo: units.run(unit)
+                fate = in_child(attempt, 3*sum(map(units.seconds.get, todo)) + 5)[0] if todo else 'survived'
+                if fate == 'survived' and m['text'] in known.get(name, {}): fate = 'equivalent'
+                if fate == 'equivalent': equal.append(m['text'])
+                fates[fate] += 1
+                if fate == 'survived':
+                    left.append(dict(line=m['line'], op=m['op'], text=m['text']))
+                    print(f"  survived: line {m['line']}: {m['op']}: {m['text']}" + ('' if todo else ' (no check runs the line)'), flush=True)
+                table[name] = dict(mutants=len(every), drawn=sum(fates.values()), **{k.replace(' ', '_'): fates[k] for k in ('killed', 'timed out', 'equivalent', 'survived')}, seconds=round(time.time() - start), survivors=left, same=equal, tried=[c['text'] for c in chosen[:sum(fates.values())]])
+                if args.json: args.json.write_text(json.dumps(dict(seed=args.seed, floors=table), indent=1))
+            print(f"{name}: {dict(fates)} in {time.time() - start:.0f} s", flush=True)
+        units = Units(module, SUITES[name][0], args.tests or SUITES[name][1], torch)
+        units.work = work
+        pytest.main(units.options(), plugins=[units, sys.modules['mutation_plugin']])
 
 
 if __name__ == '__main__': main()
