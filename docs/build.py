@@ -71,6 +71,8 @@ async def execute(path, key, slots, say):
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
+    import warm
+
     name = path.relative_to(NBS).as_posix()
     original = nbformat.read(path, as_version=4)
     key = hashlib.sha256((key + json.dumps([c.source for c in original.cells])).encode()).hexdigest()
@@ -82,6 +84,7 @@ async def execute(path, key, slots, say):
         command = [sys.executable, '-m', 'ipykernel_launcher', '--log-level=40', '--ext=dark', '-f', '{connection_file}']
         python_path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get('PYTHONPATH')])])   # where dark.py is
         kernel._kernel_spec = KernelSpec(argv=command, display_name='python3', language='python', env=dict(PYTHONPATH=python_path))
+        kernel.provisioner = warm.provisioner(kernel)
         nb = runnable(nbformat.from_dict(json.loads(json.dumps(original))))
         client = NotebookClient(nb, km=kernel, timeout=CELL_SECONDS, skip_cells_with_tag='skip-execution',
                                 resources=dict(metadata=dict(path=str(path.parent))),
@@ -96,7 +99,7 @@ async def execute(path, key, slots, say):
             where = f"nbs/{name}, cell {number} (id {cell.id}), `{lines[0][:80]}`" if lines else f"nbs/{name}"
             return f"{where}\n    {said.strip()[:800]}"
         finally:
-            if kernel.has_kernel: await kernel.shutdown_kernel(now=True)   # or each would keep its memory to the end
+            if kernel.has_kernel: await kernel.shutdown_kernel()   # or each would keep its memory to the end
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nb, target)
         stamp.write_text(key)
