@@ -220,6 +220,23 @@ def both_pictures(outputs, alt, path):
         yield dict(output_type='display_data', metadata={}, data={'text/html': html})
 
 
+def merged(outputs):
+    "Printed text that came in pieces, as one; text before and after a table stays before and after it."
+    joined = []
+    for o in outputs:
+        if joined and o['output_type'] == 'stream' == joined[-1]['output_type'] and o['name'] == joined[-1]['name']:
+            joined[-1]['text'] = ''.join(joined[-1]['text']) + ''.join(o['text'])
+        else: joined.append(o)
+    return joined
+
+
+def aligned(outputs) -> bool:
+    "Whether printed lines stand in columns, as in a table: then wrapping them would spoil it."
+    text = '\n'.join(''.join(o.get('text', '') or o.get('data', {}).get('text/plain', '')) for o in outputs
+                     if 'text/html' not in o.get('data', {}) and 'image/png' not in o.get('data', {}) and o.get('name') != 'stderr')
+    return sum(bool(re.search(r'\S {2,}\S', line)) for line in text.split('\n')) > 1
+
+
 def convert(nb, path, first=''):
     "A processed notebook as a plain dict that MyST-NB reads."
     module = re.search(r'^\d+_(\w+)$', path.stem)[1] if path.parent.name == 'api' else ''
@@ -248,7 +265,7 @@ def convert(nb, path, first=''):
         marks = dict(re.findall(r'^#\|\s*([\w-]+):?\s*(.*?)\s*$', c.source, re.M))
         source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M).strip()
         if marks.get('include') == 'false' or not source: continue
-        outputs = json.loads(json.dumps(c.get('outputs', [])))
+        outputs = merged(json.loads(json.dumps(c.get('outputs', []))))
         if marks.get('output') == 'asis':
             for o in outputs:
                 text = ''.join(o.get('data', {}).get('text/markdown', o.get('text', '')))
@@ -260,6 +277,7 @@ def convert(nb, path, first=''):
         for o in outputs:
             o.pop('jetTransient', None)
             if o.get('name') == 'stderr': o['text'] = re.sub(r'^\S*ipykernel_\S+?:\d+: ', '', ''.join(o['text']), flags=re.M)
+        tags += ['aligned']*aligned(outputs)
         outputs = list(both_pictures(outputs, picture_alt(marks, source), path))
         add('code', source, outputs=outputs, execution_count=None)
         cells[-1]['metadata'] = dict(tags=tags)

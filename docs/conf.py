@@ -1,5 +1,5 @@
 """Sphinx's settings; docs/build.py runs Sphinx on the pages that it made in _proc/pages."""
-import json, sys
+import json, re, sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -15,7 +15,7 @@ extensions = ['myst_nb', 'sphinx.ext.mathjax', 'sphinx_copybutton']
 exclude_patterns = ['files', '_extra_static', 'source/*.py', '*.svg']
 
 # Notebooks come executed. The processors may put a heading of level 3 right below the title.
-nb_execution_mode, nb_ipywidgets_js, nb_merge_streams = 'off', {}, True
+nb_execution_mode, nb_ipywidgets_js = 'off', {}
 myst_enable_extensions = ['dollarmath', 'amsmath', 'attrs_inline', 'attrs_block', 'colon_fence', 'deflist']
 myst_heading_anchors, myst_dmath_double_inline = 4, True
 suppress_warnings = ['myst.header', 'misc.highlighting_failure']
@@ -49,7 +49,15 @@ def landing_scripts(app, pagename, templatename, context, doctree):
     for name in ('heatmaps.js', 'landing.js'): app.add_js_file(name, priority=900, loading_method='defer')
 
 
+def finish(app, pagename, templatename, context, doctree):
+    "A formula and the full stop behind it stay on one line; a figure opens in its own size."
+    if 'body' not in context: return
+    body = re.sub(r'(<span class="math[^>]*>[^<]*</span>)([.,;:!?)]+)', r'<span class="nobr">\1\2</span>', context['body'])
+    context['body'] = re.sub(r'<img [^>]*src="([^"]*(?:_images|_static/dark)/[^"]*\.png)"[^>]*>', r'<a class="enlarge" href="\1">\g<0></a>', body)
+
+
 def setup(app):
     app.add_config_value('widget_pages', json.loads((pages/'widget_pages.json').read_text()), 'env')
     app.connect('html-page-context', widget_scripts)
     app.connect('html-page-context', landing_scripts)
+    app.connect('html-page-context', finish)
