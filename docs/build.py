@@ -82,8 +82,7 @@ async def execute(path, key, slots, say):
         start, seen = time.time(), []
         kernel = AsyncKernelManager()   # this Python's own kernel, whatever kernels the machine has registered
         command = [sys.executable, '-m', 'ipykernel_launcher', '--log-level=40', '--ext=dark', '-f', '{connection_file}']
-        python_path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get('PYTHONPATH')])])   # where dark.py is
-        kernel._kernel_spec = KernelSpec(argv=command, display_name='python3', language='python', env=dict(PYTHONPATH=python_path))
+        kernel._kernel_spec = KernelSpec(argv=command, display_name='python3', language='python')
         kernel.provisioner = warm.provisioner(kernel)
         nb = runnable(nbformat.from_dict(json.loads(json.dumps(original))))
         client = NotebookClient(nb, km=kernel, timeout=CELL_SECONDS, skip_cells_with_tag='skip-execution',
@@ -502,7 +501,7 @@ def main():
     parser.add_argument('--fresh', action='store_true', help="execute every notebook again")
     if parser.parse_args().fresh: shutil.rmtree(EXECUTED, ignore_errors=True)
     os.environ.setdefault('OMP_NUM_THREADS', '1')
-    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), str(HERE), os.environ.get('PYTHONPATH')]))
     from configparser import ConfigParser
     config = ConfigParser(delimiters=['='], interpolation=None)
     config.read(ROOT/'settings.ini', encoding='utf-8')

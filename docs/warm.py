@@ -17,6 +17,7 @@ def leave_with_parent():
 def run(arguments, folder, env):
     "In the forked process: a session of its own, then a kernel as `python -m ipykernel_launcher` makes it."
     import atexit, threading
+    import preload # a second time: if the first did not succeed, it says why
     import numpy as np
     from ipykernel.kernelapp import IPKernelApp
     os.setsid()
