@@ -49,11 +49,27 @@ def landing_scripts(app, pagename, templatename, context, doctree):
     for name in ('heatmaps.js', 'landing.js'): app.add_js_file(name, priority=900, loading_method='defer')
 
 
+MATHS = re.compile(r'([(\[“]?)(<span class="math[^>]*>[^<]*</span>)([.,;:!?)\]”]*)')
+FIGURE = re.compile(r'<img [^>]*src="([^"]*(?:_images|_static/dark)/[^"]*\.png)"[^>]*>')
+CODE = re.compile(r'(<div class="highlight"><pre><span></span>)(.*?)(</pre>)', re.S)
+
+
+def hang(code):
+    "Lines of code as blocks: what does not fit on a line goes on below it, further in."
+    def line(text):
+        indent = len(re.match(r'(?:<span[^>]*>)*( *)', text)[1])
+        return f'<span class="line" style="--indent:{indent + 4}ch">{text}</span>'
+    lines = code[2].splitlines(keepends=True)
+    if any(text.count('<span') != text.count('</span>') for text in lines): return code[0] # colours that go on
+    return code[1] + ''.join(map(line, lines)) + code[3]
+
+
 def finish(app, pagename, templatename, context, doctree):
-    "A formula and the full stop behind it stay on one line; a figure opens in its own size."
+    "A formula and the signs around it stay on one line, long code wraps, a figure opens in its own size."
     if 'body' not in context: return
-    body = re.sub(r'(<span class="math[^>]*>[^<]*</span>)([.,;:!?)]+)', r'<span class="nobr">\1\2</span>', context['body'])
-    context['body'] = re.sub(r'<img [^>]*src="([^"]*(?:_images|_static/dark)/[^"]*\.png)"[^>]*>', r'<a class="enlarge" href="\1">\g<0></a>', body)
+    body = MATHS.sub(r'<span class="nobr">\g<0></span>', context['body'])
+    body = CODE.sub(hang, body)
+    context['body'] = FIGURE.sub(r'<a class="enlarge" href="\1">\g<0></a>', body)
 
 
 def setup(app):

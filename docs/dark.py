@@ -17,7 +17,7 @@ def turned(colour):
     r, g, b, a = to_rgba(colour)
     h, light, s = colorsys.rgb_to_hls(r, g, b)
     if min(r, g, b) > .98: return to_rgba(PAGE, a)
-    if max(r, g, b) - min(r, g, b) > GREY or .3 < light < .8: return r, g, b, a
+    if max(r, g, b) - min(r, g, b) > GREY or .45 < light < .8: return r, g, b, a
     return *colorsys.hls_to_rgb(h, INK + (PAPER - INK)*light, s), a
 
 
