@@ -3,7 +3,7 @@
 Nothing else is shared: a kernel is a process of its own, in its notebook's folder, and runs every cell. Only on Linux:
 elsewhere a fork may not use what its parent loaded, and kernels start in the usual way.
 """
-import multiprocessing, os, sys
+import contextlib, multiprocessing, os, signal, sys
 
 METHOD = 'forkserver' if sys.platform == 'linux' else None
 
@@ -38,7 +38,10 @@ class Forked:
         self.process.start()
         self.pid = self.process.pid
     def poll(self): return self.process.exitcode
-    def send_signal(self, number): os.kill(self.pid, number)
+    def send_signal(self, number):
+        with contextlib.suppress(ProcessLookupError): os.kill(self.pid, number) # it may just have ended
+    def terminate(self): self.send_signal(signal.SIGTERM)
+    def kill(self): self.send_signal(signal.SIGKILL)
     def wait(self):
         self.process.join()
         return self.process.exitcode
