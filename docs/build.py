@@ -299,7 +299,9 @@ def doc_links(page, anchors, homes, site):
             if (module, s) in anchors: return f"[`{text}`](#{anchors[module, s]})"
         return f"[`{text}`](/{homes[module]})"
     for c in page['cells']:
-        if c['cell_type'] == 'markdown': c['source'] = doc_link.sub(local, c['source'])
+        if c['cell_type'] != 'markdown': continue
+        parts = re.split(r'(^```.*?^```)', c['source'], flags=re.S | re.M) # code has no links: a signature's comments
+        c['source'] = ''.join(doc_link.sub(r'`\1`' if i % 2 else local, part) for i, part in enumerate(parts))
 
 
 def processors():

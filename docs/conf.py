@@ -58,7 +58,7 @@ def hang(code):
     "Lines of code as blocks: what does not fit on a line goes on below it, further in."
     def line(text):
         indent = len(re.match(r'(?:<span[^>]*>)*( *)', text)[1])
-        return f'<span class="line" style="--indent:{indent + 4}ch">{text}</span>'
+        return f'<span class="line" style="--indent:{min(indent + 4, 20)}ch">{text}</span>'
     lines = code[2].splitlines(keepends=True)
     if any(text.count('<span') != text.count('</span>') for text in lines): return code[0] # colours that go on
     return code[1] + ''.join(map(line, lines)) + code[3]

@@ -36,6 +36,9 @@ def test_doc_links_become_local():
     page = dict(cells=[dict(cell_type='markdown', source=text)])
     build.doc_links(page, {('m', 'f'): 'm.f'}, {'m': 'api/01_m.ipynb'}, 'https://x.io/lib/')
     assert page['cells'][0]['source'] == '[`f`](#m.f) and [`g`](https://else.io/api/m.html#g)'
+    page['cells'][0]['source'] = f'```python\ndef h(x): # {text}\n```\n{text}'
+    build.doc_links(page, {('m', 'f'): 'm.f'}, {'m': 'api/01_m.ipynb'}, 'https://x.io/lib/')
+    assert page['cells'][0]['source'].startswith('```python\ndef h(x): # `f` and') and '[`f`](#m.f)' in page['cells'][0]['source']
 
 
 def test_text_below_the_title_of_the_first_cell_is_kept():
