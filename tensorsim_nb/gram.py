@@ -397,9 +397,10 @@ def _pick_output(model:Model, o:'int|None') -> Model:
 ENGINES = {engine.__name__: engine for engine in (LayerEngine, HermiteEngine, BlockEngine, TensorEngine)}
 
 def _engine(task:Task):
-    "The engine that a task names."
+    "The engine that a task names; the other half of the memory is for what models bring."
     kind = ENGINES[task.engine]
-    return kind(task.law, **task.opts) if len(task.law.components()) == 1 else MixedEngine(kind, task.law, **task.opts)
+    opts = dict(task.opts, max_memory=task.max_memory//2) if kind is LayerEngine else task.opts
+    return kind(task.law, **opts) if len(task.law.components()) == 1 else MixedEngine(kind, task.law, **opts)
 
 # %% ../nbs/api/22_gram.ipynb #38bf7e6f
 def _own(task:Task, engine, s:_Source) -> tuple: # parts (of the whole and of each slice), power of two, reliability

@@ -294,6 +294,7 @@ def share(
     jobs:list, # Tuples
     add, # Function of (job, result)
     crew:int, # How many threads work
+    most:'int|None'=None, # Jobs begun or waiting to be added; None is four for each thread
 ):
     "`add(job, work(*job))` for every job; `crew` threads work, one adds, in the order of the jobs."
     def put(job, M):
@@ -303,7 +304,7 @@ def share(
         return
     def alone(): torch.set_num_threads(1), torch.set_grad_enabled(False)
     with ThreadPoolExecutor(min(crew, len(jobs)), initializer=alone) as pool:
-        for job, M in _ahead(pool, work, jobs, 4*crew): put(job, M)
+        for job, M in _ahead(pool, work, jobs, most or 4*crew): put(job, M)
 
 def _ahead(pool, work, jobs:list, most:int): # (job, result) in order
     "Results of a pool, with at most `most` of them begun or waiting."

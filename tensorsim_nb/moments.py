@@ -323,7 +323,7 @@ def propagate(
     *,
     dtype=torch.float64, # Precision
     device='cpu', # Where to compute
-    max_memory:int=2_000_000_000, # Bytes for tiles of attention's pairs; its tables come on top
+    max_memory:int=2_000_000_000, # Bytes for models over positions: the work and what is kept, beyond the model
 ) -> 'SelfMoments|SequenceMoments':
     "Means and covariances of one model through all its layers, as if each layer's input were Gaussian."
     if model.n_ctx: return recall(model, law, dtype=dtype, device=device, max_memory=max_memory)

@@ -1,6 +1,7 @@
 "Attention: one layer against quadrature, two layers against a closure that lists every joining, invariances, training."
-import copy, itertools, math, threading, warnings
+import copy, itertools, math, os, re, subprocess, sys, threading, warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tensorsim_nb.moments import cross_inner, propagate
 from tensorsim_nb.sequences import propagate_sequence, route_covariance, sequence_inner
 from tensorsim_nb.similarity import inner, similarity
 from tensorsim_nb.tensors import quadrature
+import tensorsim_nb as ts
 import tensorsim_nb.sequences as sequences
 
 torch.set_default_dtype(torch.float32)
@@ -218,21 +220,82 @@ def test_independent_positions_give_what_all_pairs_give(kinds, bias, monkeypatch
         p = propagate(x, law)
         q = p if x is y else propagate(y, law)
         r, s = p.layers[0].routes[0], q.layers[0].routes[0]
-        C = torch.randn(4, 4, 4).double() if x is not y else p.streams[0].cov
+        C = torch.randn(4, 4, 4).double() if x is not y else r.within
         for metric in (None, torch.randn(4, 4).double() if x is not y else torch.eye(4).double()): # full, and trace
             monkeypatch.setattr(sequences, 'INDEPENDENT', 99)
             want = route_covariance(r, s, C, metric=metric)
             monkeypatch.setattr(sequences, 'INDEPENDENT', 1)
             assert (route_covariance(r, s, C, metric=metric) - want).abs().max() < 1e-12*want.abs().max()
 
+def bounded(a, b, room):
+    "Inner products and the bound they were made under; the error's own number when the bound is too small."
+    try: return value(a, b, max_memory=room), value(a, a, max_memory=room), room
+    except ValueError as e:
+        more = int(re.search(r'Allow max_memory=([\d,]+)', str(e))[1].replace(',', ''))
+        assert more > room
+        return bounded(a, b, more)
+
 def test_tiles_and_memory_do_not_change_the_number(monkeypatch, path):
     a, b = (transformer(6, 4, h, 3, 2, bias=True, scale=3.).double() for h in (1, 2))
     want = value(a, b), value(a, a)
-    monkeypatch.setattr(sequences, 'TILE', 100_000)
     monkeypatch.setattr(sequences, 'FEW', 0)
-    for room in (400_000, 40_000): # the second is too small for the tables of all legs
-        got = value(a, b, max_memory=room), value(a, a, max_memory=room)
+    monkeypatch.setattr(sequences, 'ODDS', 0)
+    made = []
+    monkeypatch.setattr(sequences, '_tables_of', lambda *args, f=sequences._tables_of: made.append(1) or f(*args))
+    for tile, room in ((100_000, 2_000_000), (1000, 1000)): # the second is too small for anything: what the error asks for is given
+        monkeypatch.setattr(sequences, 'TILE', tile)
+        *got, room = bounded(a, b, room)
         assert np.allclose(got, want, rtol=1e-12)
+    assert made and room < 300_000, room # tiles made their own tables
+
+@pytest.mark.parametrize('bias', [False, True])
+@pytest.mark.parametrize('kinds', [('bilinear', 'quadratic'), ('linear', 'bilinear')], ids='-'.join)
+def test_little_memory_gives_the_same_number(kinds, bias, monkeypatch, path):
+    "Sides, pieces and tables that are not kept, pairs of positions with a few heads at a time, units a few at a time."
+    law = Gaussian(mean=torch.randn(5)) if bias else STANDARD
+    a, b = (Model(Linear(5, 4, bias=bias), BilinearAttention(4, h, 3, bias=bias, scale=2., kind=k, residual=1.), BilinearMLP(4, 3, bias=bias, residual=1.), Linear(4, 3)).double()
+            for h, k in zip((1, 2), kinds))
+    want = value(a, b, law), value(a, a, law)
+    for name in ('ODDS', 'FEW'): monkeypatch.setattr(sequences, name, 0)
+    monkeypatch.setattr(sequences, 'TILE', 1)
+    kept = []
+    monkeypatch.setattr(sequences, '_ready_route', lambda r, *args, f=sequences._ready_route: (f(r, *args), kept.append((r.side is not None, r.keep))))
+    got = value(a, b, law, max_memory=3_000_000), value(a, a, law, max_memory=3_000_000)
+    assert np.allclose(got, want, rtol=1e-10, atol=1e-12*max(map(abs, want)))
+    p, q = (propagate_sequence(m, law, max_memory=150_000) for m in (a, b))
+    assert not any(side or pieces for side, pieces in kept[-2:]) # nothing was kept: all is made again
+    assert math.isclose(sequence_inner(p, q, max_memory=1_000_000).tensor().item(), want[0], rel_tol=1e-10, abs_tol=1e-12*max(map(abs, want)))
+
+PEAK = """
+import re, torch
+import tensorsim_nb as ts
+from tensorsim_nb import sequences
+torch.set_num_threads(2)
+def rss(name): return int(re.search(name + r':\\s+(\\d+)', open('/proc/self/status').read())[1])*1024
+def peak(size, **options):
+    torch.manual_seed(0)
+    a, b = (ts.transformer(*size, bias=True) for _ in 'ab')
+    sequences.RECENT.kept.clear()
+    open('/proc/self/clear_refs', 'w').write('5')
+    before = rss('VmRSS')
+    with torch.no_grad(): value = float(ts.similarity(a, b, method='closure', **options))
+    return rss('VmHWM') - before, value
+peak((8, 8, 2, 7, 2)) # what the first call loads is not counted
+for size in ((32, 64, 4, 4, 2), (32, 32, 2, 6, 2)): print(*peak(size, max_memory=40_000_000), *peak(size))
+"""
+
+@pytest.mark.skipif(not os.access('/proc/self/clear_refs', os.W_OK), reason="peak memory is read as Linux tells it")
+def test_memory_stays_within_the_bound():
+    env = dict(os.environ, PYTHONPATH=str(Path(__file__).resolve().parent.parent))
+    said = subprocess.run([sys.executable, '-c', PEAK], env=env, capture_output=True, text=True, check=True).stdout
+    for line in said.splitlines():
+        used, got, free, want = map(float, line.split())
+        assert used <= 40_000_000 < free and math.isclose(got, want, rel_tol=1e-9), line # the control: the bound is not idle
+
+def test_a_bound_that_cannot_be_kept_is_refused():
+    a, b = (transformer(8, 8, 2, 4, 2, bias=True) for _ in 'ab')
+    with pytest.raises(ValueError, match=r"keeps within `max_memory`: got max_memory=1,000,000, about [\d,]+ bytes too few. Allow max_memory="):
+        ts.similarity(a, b, method='closure', max_memory=1_000_000)
 
 def used_again(pairs):
     "Inner products one after the other, each in the memory of the one before."
