@@ -71,6 +71,8 @@ async def execute(path, key, slots, say):
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
+    import warm
+
     name = path.relative_to(NBS).as_posix()
     original = nbformat.read(path, as_version=4)
     key = hashlib.sha256((key + json.dumps([c.source for c in original.cells])).encode()).hexdigest()
@@ -80,8 +82,8 @@ async def execute(path, key, slots, say):
         start, seen = time.time(), []
         kernel = AsyncKernelManager()   # this Python's own kernel, whatever kernels the machine has registered
         command = [sys.executable, '-m', 'ipykernel_launcher', '--log-level=40', '--ext=dark', '-f', '{connection_file}']
-        python_path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get('PYTHONPATH')])])   # where dark.py is
-        kernel._kernel_spec = KernelSpec(argv=command, display_name='python3', language='python', env=dict(PYTHONPATH=python_path))
+        kernel._kernel_spec = KernelSpec(argv=command, display_name='python3', language='python')
+        kernel.provisioner = warm.provisioner(kernel)
         nb = runnable(nbformat.from_dict(json.loads(json.dumps(original))))
         client = NotebookClient(nb, km=kernel, timeout=CELL_SECONDS, skip_cells_with_tag='skip-execution',
                                 resources=dict(metadata=dict(path=str(path.parent))),
@@ -96,7 +98,7 @@ async def execute(path, key, slots, say):
             where = f"nbs/{name}, cell {number} (id {cell.id}), `{lines[0][:80]}`" if lines else f"nbs/{name}"
             return f"{where}\n    {said.strip()[:800]}"
         finally:
-            if kernel.has_kernel: await kernel.shutdown_kernel(now=True)   # or each would keep its memory to the end
+            if kernel.has_kernel: await kernel.shutdown_kernel()   # or each would keep its memory to the end
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nb, target)
         stamp.write_text(key)
@@ -217,6 +219,23 @@ def both_pictures(outputs, alt, path):
         yield dict(output_type='display_data', metadata={}, data={'text/html': html})
 
 
+def merged(outputs):
+    "Printed text that came in pieces, as one; text before and after a table stays before and after it."
+    joined = []
+    for o in outputs:
+        if joined and o['output_type'] == 'stream' == joined[-1]['output_type'] and o['name'] == joined[-1]['name']:
+            joined[-1]['text'] = ''.join(joined[-1]['text']) + ''.join(o['text'])
+        else: joined.append(o)
+    return joined
+
+
+def aligned(outputs) -> bool:
+    "Whether printed lines stand in columns, as in a table: then wrapping them would spoil it."
+    text = '\n'.join(''.join(o.get('text', '') or o.get('data', {}).get('text/plain', '')) for o in outputs
+                     if 'text/html' not in o.get('data', {}) and 'image/png' not in o.get('data', {}) and o.get('name') != 'stderr')
+    return sum(bool(re.search(r'\S {2,}\S', line)) for line in text.split('\n')) > 1
+
+
 def convert(nb, path, first=''):
     "A processed notebook as a plain dict that MyST-NB reads."
     module = re.search(r'^\d+_(\w+)$', path.stem)[1] if path.parent.name == 'api' else ''
@@ -245,7 +264,7 @@ def convert(nb, path, first=''):
         marks = dict(re.findall(r'^#\|\s*([\w-]+):?\s*(.*?)\s*$', c.source, re.M))
         source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M).strip()
         if marks.get('include') == 'false' or not source: continue
-        outputs = json.loads(json.dumps(c.get('outputs', [])))
+        outputs = merged(json.loads(json.dumps(c.get('outputs', []))))
         if marks.get('output') == 'asis':
             for o in outputs:
                 text = ''.join(o.get('data', {}).get('text/markdown', o.get('text', '')))
@@ -257,6 +276,7 @@ def convert(nb, path, first=''):
         for o in outputs:
             o.pop('jetTransient', None)
             if o.get('name') == 'stderr': o['text'] = re.sub(r'^\S*ipykernel_\S+?:\d+: ', '', ''.join(o['text']), flags=re.M)
+        tags += ['aligned']*aligned(outputs)
         outputs = list(both_pictures(outputs, picture_alt(marks, source), path))
         add('code', source, outputs=outputs, execution_count=None)
         cells[-1]['metadata'] = dict(tags=tags)
@@ -279,7 +299,9 @@ def doc_links(page, anchors, homes, site):
             if (module, s) in anchors: return f"[`{text}`](#{anchors[module, s]})"
         return f"[`{text}`](/{homes[module]})"
     for c in page['cells']:
-        if c['cell_type'] == 'markdown': c['source'] = doc_link.sub(local, c['source'])
+        if c['cell_type'] != 'markdown': continue
+        parts = re.split(r'(^```.*?^```)', c['source'], flags=re.S | re.M) # code has no links: a signature's comments
+        c['source'] = ''.join(doc_link.sub(r'`\1`' if i % 2 else local, part) for i, part in enumerate(parts))
 
 
 def processors():
@@ -481,7 +503,7 @@ def main():
     parser.add_argument('--fresh', action='store_true', help="execute every notebook again")
     if parser.parse_args().fresh: shutil.rmtree(EXECUTED, ignore_errors=True)
     os.environ.setdefault('OMP_NUM_THREADS', '1')
-    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), str(HERE), os.environ.get('PYTHONPATH')]))
     from configparser import ConfigParser
     config = ConfigParser(delimiters=['='], interpolation=None)
     config.read(ROOT/'settings.ini', encoding='utf-8')

@@ -1,5 +1,5 @@
 """Sphinx's settings; docs/build.py runs Sphinx on the pages that it made in _proc/pages."""
-import json, sys
+import json, re, sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -15,7 +15,7 @@ extensions = ['myst_nb', 'sphinx.ext.mathjax', 'sphinx_copybutton']
 exclude_patterns = ['files', '_extra_static', 'source/*.py', '*.svg']
 
 # Notebooks come executed. The processors may put a heading of level 3 right below the title.
-nb_execution_mode, nb_ipywidgets_js, nb_merge_streams = 'off', {}, True
+nb_execution_mode, nb_ipywidgets_js = 'off', {}
 myst_enable_extensions = ['dollarmath', 'amsmath', 'attrs_inline', 'attrs_block', 'colon_fence', 'deflist']
 myst_heading_anchors, myst_dmath_double_inline = 4, True
 suppress_warnings = ['myst.header', 'misc.highlighting_failure']
@@ -49,7 +49,31 @@ def landing_scripts(app, pagename, templatename, context, doctree):
     for name in ('heatmaps.js', 'landing.js'): app.add_js_file(name, priority=900, loading_method='defer')
 
 
+MATHS = re.compile(r'([(\[“]?)(<span class="math[^>]*>[^<]*</span>)([.,;:!?)\]”]*)')
+FIGURE = re.compile(r'<img [^>]*src="([^"]*(?:_images|_static/dark)/[^"]*\.png)"[^>]*>')
+CODE = re.compile(r'(<div class="highlight"><pre><span></span>)(.*?)(</pre>)', re.S)
+
+
+def hang(code):
+    "Lines of code as blocks: what does not fit on a line goes on below it, further in."
+    def line(text):
+        indent = len(re.match(r'(?:<span[^>]*>)*( *)', text)[1])
+        return f'<span class="line" style="--indent:{min(indent + 4, 20)}ch">{text}</span>'
+    lines = code[2].splitlines(keepends=True)
+    if any(text.count('<span') != text.count('</span>') for text in lines): return code[0] # colours that go on
+    return code[1] + ''.join(map(line, lines)) + code[3]
+
+
+def finish(app, pagename, templatename, context, doctree):
+    "A formula and the signs around it stay on one line, long code wraps, a figure opens in its own size."
+    if 'body' not in context: return
+    body = MATHS.sub(r'<span class="nobr">\g<0></span>', context['body'])
+    body = CODE.sub(hang, body)
+    context['body'] = FIGURE.sub(r'<a class="enlarge" href="\1">\g<0></a>', body)
+
+
 def setup(app):
     app.add_config_value('widget_pages', json.loads((pages/'widget_pages.json').read_text()), 'env')
     app.connect('html-page-context', widget_scripts)
     app.connect('html-page-context', landing_scripts)
+    app.connect('html-page-context', finish)

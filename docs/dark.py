@@ -17,7 +17,7 @@ def turned(colour):
     r, g, b, a = to_rgba(colour)
     h, light, s = colorsys.rgb_to_hls(r, g, b)
     if min(r, g, b) > .98: return to_rgba(PAGE, a)
-    if max(r, g, b) - min(r, g, b) > GREY or .3 < light < .8: return r, g, b, a
+    if max(r, g, b) - min(r, g, b) > GREY or .45 < light < .8: return r, g, b, a
     return *colorsys.hls_to_rgb(h, INK + (PAPER - INK)*light, s), a
 
 
@@ -29,8 +29,11 @@ def many(colours):
 
 
 def dark_picture(fig) -> str: # base64 PNG
-    "Draw the figure once more with ink and paper exchanged, and put everything back."
+    "Draw the figure once more with ink and paper exchanged, its parts where they were, and put everything back."
     from IPython.core.pylabtools import print_figure
+    from matplotlib import rcParams
+    bounds = fig.get_tightbbox().padded(rcParams['savefig.pad_inches'])
+    layout = fig.get_layout_engine() # done by the picture for light pages, just before this one
     on_images = {id(t) for ax in fig.axes if ax.images for t in ax.texts}
     everything = [a for o in fig.findobj() for a in (o, getattr(o, 'arrow_patch', None)) if a is not None]
     drawn = [a for a in everything if id(a) not in on_images and getattr(a, 'get_array', lambda: None)() is None]
@@ -38,8 +41,10 @@ def dark_picture(fig) -> str: # base64 PNG
            if hasattr(a, f'set_{part}') and hasattr(a, f'get_{part}')] # all are read first: some are two names of one
     try:
         for put, value in old: put(many(value))
-        return print_figure(fig, 'png', base64=True, facecolor=fig.get_facecolor(), edgecolor='none')
+        fig.set_layout_engine('none')
+        return print_figure(fig, 'png', base64=True, bbox_inches=bounds, facecolor=fig.get_facecolor(), edgecolor='none')
     finally:
+        fig.set_layout_engine(layout or 'none')
         for put, value in old: put(value)
 
 

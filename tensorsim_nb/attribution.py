@@ -242,6 +242,7 @@ def _plot(self:Attribution,
     ax.axvline(0, color='black', linewidth=.8)
     ax.invert_yaxis()
     ax.set(xlabel='part of the total', ylabel=self.by)
+    ax.xaxis.set_major_locator(plt.MaxNLocator(5))
     return ax.figure
 
 Attribution.to_dataframe, Attribution.plot = _to_dataframe, _plot

@@ -143,11 +143,11 @@ def _plot_eigenfeatures(self:Eigenfeatures,
     for k, ax in enumerate(axes[:n]):
         v = self.vectors[output, k].reshape(image_shape)
         image = ax.imshow(v, cmap='RdBu_r', vmin=-v.abs().max(), vmax=v.abs().max())
-        ax.set(title=f'eigenvalue {self.values[output, k]:+.2g}', xticks=[], yticks=[])
+        ax.set(title=f'λ = {self.values[output, k]:+.2g}', xticks=[], yticks=[])
     fig.colorbar(image, ax=axes[n - 1], label='entry')
     axes[n].plot(self.values[output], '.-')
     axes[n].axhline(0, color='black', linewidth=.8)
-    axes[n].set(title=f'output {output}', xlabel='number', ylabel='eigenvalue')
+    axes[n].set(title=f'output {output}', xlabel='number', ylabel='eigenvalue λ')
     return fig
 
 Eigenfeatures.plot = _plot_eigenfeatures

@@ -142,10 +142,10 @@ def _symmetry_panels(self:SymmetryExplorer, v) -> list:
     place = np.linspace(-self.reach, self.reach, SIDE)
     names = [f"{p:.2g}" for p in place]
     top = max(np.abs(self.before[..., self.at('output')]).max(), 1e-9)
-    title = "Measures; a symmetry must leave them at 1" if v['symmetric'] else "Measures; the function has changed"
+    title = "Measures: a symmetry leaves them at 1" if v['symmetric'] else "Measures: the function has changed"
     middle = SIDE//2
     return [bars(title, v['measures'], dict(value=list(v['measures'].values())), line=(1., "equal"), limits=(min(-.05, 1.1*min(v['measures'].values())), 1.1), quantity="similarity to the original"),
-            lines(f"Output {v['output']} along the first axis of the plane", [curve("before", place, v['before'][:, middle]), curve("after", place, v['after'][:, middle], style='dots', colour=1)],
+            lines(f"Output {v['output']} along the first axis", [curve("before", place, v['before'][:, middle]), curve("after", place, v['after'][:, middle], style='dots', colour=1)],
                   x="first coordinate", y=f"output {v['output']}", limits=(-1.08*top, 1.08*top)),
             *(image(f"Output {v['output']} on the plane, {when}", v[when], quantity="output", limits=(-top, top), rows=names, columns=names, x="second coordinate", y="first coordinate") for when in ('before', 'after')),
             image("After minus before", v['after'] - v['before'], quantity="output", limits=(-top, top), rows=names, columns=names, x="second coordinate", y="first coordinate")]

@@ -110,7 +110,7 @@ def diffing_figure(
         ax.set_title(f'output {o}', fontsize=9)
         ax.tick_params(axis='y', labelsize=7)
     axes[0].set_ylabel('cosine with the checkpoint')
-    axes[0].legend(fontsize=7, frameon=False)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=4, fontsize=8, frameon=False)
     fig.suptitle('What learning 9 does to a second network, along the first', fontsize=10)
     return fig
 

@@ -188,12 +188,12 @@ def _law_after(layers:list, law:Law) -> Gaussian:
 def _refusals(model, surrogate) -> 'list[str]':
     "Why a network is no polynomial."
     cfg, why = model.cfg, []
-    if getattr(cfg, 'normalization_type', None) is not None: why.append(f"normalisation {cfg.normalization_type} divides by a length")
-    if (getattr(cfg, 'output_logits_soft_cap', 0) or 0) > 0: why.append("the logits go through a soft cap")
+    if getattr(cfg, 'normalization_type', None) is not None: why.append(f"normalisation {cfg.normalization_type}, which divides by a length")
+    if (getattr(cfg, 'output_logits_soft_cap', 0) or 0) > 0: why.append("a soft cap on the logits")
     if not getattr(cfg, 'attn_only', False) and surrogate is None:
         degrees = {polynomial_degree(activation_of(b.mlp)) for b in model.blocks}
         limit = 1 if getattr(cfg, 'gated_mlp', False) else 2
-        if any(d is None or d > limit for d in degrees): why.append("an activation of the MLPs is no polynomial of degree " + ("1 (beside its gate)" if limit == 1 else "at most 2"))
+        if any(d is None or d > limit for d in degrees): why.append("an activation of the MLPs that is no polynomial of degree " + ("1 (beside its gate)" if limit == 1 else "at most 2"))
     return why
 
 def from_transformer_lens(

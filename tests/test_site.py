@@ -1,5 +1,6 @@
 """The site's own parts: Markdown conversion and the link checker. The whole site is built by `make docs`."""
-import base64, io, json, re, sys
+import base64, io, json, os, re, sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib.colors
@@ -35,6 +36,9 @@ def test_doc_links_become_local():
     page = dict(cells=[dict(cell_type='markdown', source=text)])
     build.doc_links(page, {('m', 'f'): 'm.f'}, {'m': 'api/01_m.ipynb'}, 'https://x.io/lib/')
     assert page['cells'][0]['source'] == '[`f`](#m.f) and [`g`](https://else.io/api/m.html#g)'
+    page['cells'][0]['source'] = f'```python\ndef h(x): # {text}\n```\n{text}'
+    build.doc_links(page, {('m', 'f'): 'm.f'}, {'m': 'api/01_m.ipynb'}, 'https://x.io/lib/')
+    assert page['cells'][0]['source'].startswith('```python\ndef h(x): # `f` and') and '[`f`](#m.f)' in page['cells'][0]['source']
 
 
 def test_text_below_the_title_of_the_first_cell_is_kept():
@@ -78,6 +82,57 @@ def test_both_pictures_come_from_one_output(tmp_path, monkeypatch):
     assert list(light['data']) == ['image/png'] and 'src="../_static/dark/' in twin['data']['text/html']
     assert 'two &lt;lines&gt;' in twin['data']['text/html'] and len(list((tmp_path/'_extra_static'/'dark').iterdir())) == 1
     assert len(list(build.both_pictures([dict(output_type='stream', text='x')], '', build.NBS/'index.ipynb'))) == 1
+
+
+def test_grey_ink_is_lighter_on_a_dark_page():
+    import dark
+    assert min(dark.turned('#555555')[:3]) > .6 and dark.turned('#999999')[0] == pytest.approx(.6)
+
+
+def stream(text): return dict(output_type='stream', name='stdout', text=text)
+
+
+def test_printed_text_stays_beside_its_table():
+    table = dict(output_type='display_data', data={'text/html': '<table>', 'text/plain': 'a  b\n1  2'})
+    got = build.merged([stream('a'), stream(['b', 'c']), table, stream('d')])
+    assert [''.join(o.get('text', '')) for o in got] == ['abc', '', 'd']
+
+
+@pytest.mark.parametrize('text, columns', [('law      .9\nother    .8', True), ('one line   only', False), ('long words\nthat may wrap', False)])
+def test_columns_are_not_wrapped(text, columns): assert build.aligned([stream(text)]) == columns
+
+
+def test_pages_are_finished():
+    import importlib.util
+    spec = importlib.util.spec_from_file_location('site_conf', ROOT/'docs'/'conf.py')
+    conf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conf)
+    code = '<div class="highlight"><pre><span></span><span class="k">if</span> x:\n    <span class="n">y</span>\n</pre>'
+    body = f'(<span class="math notranslate">\\(x\\)</span>).<img alt="a" src="../_images/b.png" />{code}'
+    context = SimpleNamespace(body=body).__dict__
+    conf.finish(None, 'a', '', context, None)
+    assert '<span class="nobr">(<span class="math notranslate">\\(x\\)</span>).</span>' in context['body']
+    assert '<a class="enlarge" href="../_images/b.png"><img' in context['body']
+    assert [l for l in re.findall(r'--indent:(\d+)ch', context['body'])] == ['4', '8']
+    bare = lambda html: re.sub('<[^>]*>', '', html)
+    assert bare(context['body']) == bare(body) # no word is lost or moved
+
+
+def test_every_cell_runs_in_a_kernel_of_its_own_and_a_failing_one_fails_the_build(tmp_path, monkeypatch, capsys):
+    import nbformat.v4 as v4
+    from nbformat import read, write
+    for name, cells in dict(good=['import os, sys; (os.getcwd(), os.getpid())', "'torch' in sys.modules"], other=['x = 1', 'x/0', 'y = 2']).items():
+        write(v4.new_notebook(cells=[v4.new_code_cell(c) for c in cells]), tmp_path/f'{name}.ipynb')
+    monkeypatch.setattr(build, 'NBS', tmp_path)
+    monkeypatch.setattr(build, 'EXECUTED', tmp_path/'executed')
+    monkeypatch.setenv('PYTHONPATH', f"{ROOT}{os.pathsep}{ROOT/'docs'}")
+    with pytest.raises(build.Failed, match='1 that failed(.|\n)*other.ipynb, cell 2(.|\n)*ZeroDivisionError'):
+        build.execute_all([tmp_path/'good.ipynb', tmp_path/'other.ipynb'])
+    first, warm = (c.outputs[0].data['text/plain'] for c in read(tmp_path/'executed'/'good.ipynb', 4).cells)
+    folder, pid = eval(first)
+    assert Path(folder) == tmp_path and pid != os.getpid() and warm == str(sys.platform == 'linux')
+    assert not (tmp_path/'executed'/'other.ipynb').exists()
+    with pytest.raises(OSError): os.kill(pid, 0) # it has ended
 
 
 def test_first_page_needs_its_data(tmp_path):
