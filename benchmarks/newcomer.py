@@ -13,7 +13,7 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 BROWSER = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync'
-LIMIT = 600 # seconds for one lesson
+LIMIT, PATIENCE = 600, 15 # seconds for one lesson, and until its first cell is asked to run
 
 
 def free_port():
@@ -49,9 +49,15 @@ def run_all(page, url, name):
     page.goto(f'{url}/lab/tree/{name}?reset', wait_until='domcontentloaded')
     idle = page.locator('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook-ExecutionIndicator[data-status="idle"]').first
     idle.wait_for(timeout=120_000, state='attached')
-    start = time.time()
-    page.locator('.lm-MenuBar-item', has_text='Run').first.click()
-    page.locator('[data-command="runmenu:run-all"]').click()
+    begun = lambda: page.evaluate("""() => [...document.querySelectorAll(
+        '.jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputArea-prompt')].some(e => /[*\\d]/.test(e.textContent))""")
+    for _ in range(4): # asked again, as a person would, when a page that is still starting lets the click go
+        start = time.time()
+        page.keyboard.press('Escape')
+        page.locator('.lm-MenuBar-itemLabel', has_text='Run').first.click()
+        page.locator('[data-command="runmenu:run-all"]').click()
+        while not begun() and time.time() < start + PATIENCE: time.sleep(.2)
+        if begun(): break
     prompts = page.locator('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputArea-prompt')
     waiting = lambda: page.evaluate("""() => [...document.querySelectorAll(
         '.jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputArea-prompt')].filter(e => !/\\d/.test(e.textContent)).length""")

@@ -28,7 +28,7 @@ def bootstrap_interval(
     n:int=2000, # Resamples
     seed:int=0, # Decides the resamples
 ) -> tuple[float, float]: # Lower and upper end
-    "Percentile bootstrap interval (scipy's `bootstrap`), widened for few values as Student's t is; skewed values of fewer than 20 runs are covered in about 90 of 100."
+    "Percentile bootstrap interval (scipy's `bootstrap`), widened for few values as Student's t is; skewed values of fewer than 20 runs are covered in about 90 of 100, three to five uniform ones in 93."
     from scipy.stats import bootstrap, norm, t
     values = np.asarray(values, dtype=float)
     if len(values) < 2 or not np.isfinite(values).all():
