@@ -24,6 +24,7 @@ html_theme, html_title = 'pydata_sphinx_theme', cfg['title']
 html_static_path = [str(here/'static'), str(pages/'_extra_static')]
 html_css_files, html_favicon = ['site.css'], str(here/'static'/'logo.svg')
 html_copy_source, html_show_sourcelink, html_show_sphinx = False, False, False
+html_use_index = False             # nothing is indexed: search does that
 html_show_search_summary = False   # it would fetch pages, which a browser forbids for file://
 html_sidebars = {name: [] for name in ('index', 'faq', 'glossary', 'cite', 'elsewhere', 'CONTRIBUTING', 'CHANGELOG', 'source/*')}
 html_theme_options = dict(
