@@ -489,7 +489,11 @@ def compute_block(
         held = _WORKER
         held.limit = task.max_memory//2
     kind = dict(pairs=_pairs, inputs=_inputs).get(task.plan.path, _tile)
-    with torch.no_grad(): return kind(task, held, rows, cols, piece)
+    try:
+        with torch.no_grad(): return kind(task, held, rows, cols, piece)
+    except ValueError as e: # one pair has half of the memory
+        if not hasattr(e, 'allow'): raise
+        raise ValueError(message("`gram` keeps within `max_memory`, half of it for one pair", f"max_memory={task.max_memory:,}", f"Allow max_memory={2*e.allow:,}, or use method='sample'.")) from None
 
 # %% ../nbs/api/22_gram.ipynb #0d206ec7
 OPTIONS = ('n', 'seed', 'chunk', 'errors', 'max_nodes', 'max_flops', 'max_seconds')

@@ -62,8 +62,10 @@ def within(
     "Say how many bytes would do; a third more is left for what is kept when there is room."
     try: yield
     except TooSmall as e:
-        need, got = "The closure over positions keeps within `max_memory`", f"max_memory={max_memory:,}, about {e.missing:,} bytes too few"
-        raise ValueError(message(need, got, f"Allow max_memory={(max_memory + e.missing)*4//3:,}, or use method='sample'.")) from None
+        need, got, allow = "The closure over positions keeps within `max_memory`", f"max_memory={max_memory:,}, about {e.missing:,} bytes too few", (max_memory + e.missing)*4//3
+        error = ValueError(message(need, got, f"Allow max_memory={allow:,}, or use method='sample'."))
+        error.allow = allow # for callers that give a part of their own bound
+        raise error from None
 
 def tile_room(
     room:int, # Bytes left

@@ -510,3 +510,16 @@ def test_gradients_through_the_matrix():
         return ts.gram_tensor([changed, *models[1:]])
     assert torch.autograd.gradcheck(f, weight.detach().clone().requires_grad_(), atol=1e-6, fast_mode=True)
     with pytest.raises(ValueError, match='pair by pair'): ts.gram(models, grad=True, slices=[0])
+
+
+def test_a_bound_too_small_for_a_pair_says_what_would_do():
+    ms, room, asked = streams(2), 1_000_000, []
+    want = gram(ms, method='closure').inner
+    while len(asked) < 4: # one model cannot know what the pair will need
+        try: got = gram(ms, method='closure', max_memory=room).inner
+        except ValueError as e:
+            asked.append(int(re.search(r'Allow max_memory=([\d,]+)', str(e))[1].replace(',', '')))
+            assert asked[-1] > room, asked
+            room = asked[-1]
+        else: break
+    assert asked and np.allclose(got, want, rtol=1e-12), asked
