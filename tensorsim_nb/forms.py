@@ -46,12 +46,11 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Start:
-    "The law's root as the linear piece before the first layer, never formed when it is the identity: then weights stay in their own precision."
+    "The law's root as the linear piece before the first layer, never formed when it is the identity."
     root:'Tensor|None'
-    def then(self, W):
-        if self.root is None: return _piece(None, W)
-        W = W.to(self.root)
-        return _piece(None, W*self.root if self.root.ndim == 1 else W @ self.root)
+
+    def then(self, W:Tensor) -> _Piece: # W (m, n)
+        return _piece(None, W if self.root is None else W*self.root if self.root.ndim == 1 else W @ self.root)
 
 # %% ../nbs/api/17_forms.ipynb #81c6dd8c
 def _moderate(x:Tensor) -> 'tuple[Tensor, int, bool]': # y, e and whether it is zero, with x = y * 2 ** e
@@ -78,10 +77,12 @@ def _add_pieces(ps:list) -> '_Piece|None':
     return _piece(torch.cat(outs, 1), *(torch.cat(rows) for rows in zip(*(p.legs for p in ps))), exponent=top).smaller()
 
 # %% ../nbs/api/17_forms.ipynb #c07ed340
-def _leg_after(leg, state:dict, like:Tensor) -> dict: # degree -> piece
-    "An affine leg composed with the pieces before it."
+def _leg_after(leg, state:dict, like:Tensor, factor:bool=False) -> dict: # degree -> piece
+    "An affine leg composed with the pieces before it; the first layer's factors of a product may stay in single precision, which `stack` converts."
     W = leg.weight.flatten(0, 1).to(like.device)
-    got = {d: p.then(W if isinstance(p, _Start) else W.to(like)) for d, p in state.items()}
+    first = isinstance(state.get(1), _Start) and state[1].root is None and len(state) == 1
+    if factor and first and W.dtype == torch.float32 and not (p := state[1].then(W)).exponent: got = {1: p}
+    else: got = {d: p.then(W.to(like)) for d, p in state.items()}
     if leg.bias is not None:
         got[0] = _add_pieces([p for p in (got.get(0), _piece(leg.bias.to(like).flatten()[:, None])) if p])
     return got
@@ -105,7 +106,7 @@ def _times_pieces(out:Tensor, a:dict, b:dict):
 def _term_pieces(t, state:dict, like:Tensor) -> list: # [(degree, piece)]
     "What one term adds to the layer's output."
     out = t.out.to(like).transpose(0, 1).flatten(1)
-    if t.scores: return list(_times_pieces(out, *(_leg_after(leg, state, like) for leg in t.scores[0])))
+    if t.scores: return list(_times_pieces(out, *(_leg_after(leg, state, like, True) for leg in t.scores[0])))
     if t.open is None: return [(0, _piece(out.sum(1, keepdim=True)))]
     return [(d, p.then(out)) for d, p in _leg_after(t.open, state, like).items()]
 
@@ -164,7 +165,7 @@ def _gather(state:dict, d_out:int, r:int, like:Tensor) -> Quadratic:
     const, lin, quad = (live.get(d) for d in range(3))
     down = lambda p: shift(p.out, p.exponent - top)
     return Quadratic(down(const)[:, 0] if const else like.new_zeros(d_out),
-                     *((like.new_zeros(d_out, 0), like.new_zeros(0, r)) if lin is None else (None, shift(lin.legs[0].to(like), lin.exponent - top)) if lin.out is None else (down(lin), lin.legs[0])),
+                     *((like.new_zeros(d_out, 0), like.new_zeros(0, r)) if lin is None else (None, shift(lin.legs[0].to(like), lin.exponent - top)) if lin.out is None else (down(lin), lin.legs[0].to(like))),
                      *((like.new_zeros(d_out, 0), like.new_zeros(0, r), like.new_zeros(0, r)) if quad is None else (down(quad), *quad.legs)), top)
 
 # %% ../nbs/api/17_forms.ipynb #c7a41171
@@ -232,12 +233,12 @@ def stack(
     shape:Shape, # Sizes that fit all
     like:Tensor, # Gives dtype and device
     *,
-    apart:bool=False, # Lay the left rows of all models side by side, then the right ones, as `unit_kernel` reads them?
+    path:str='explicit', # The path that will read the rows decides how they lie
 ) -> Stack:
     "Stack normal forms; no more of them exist at a time than there are threads."
     o, h, r = shape.d_out, shape.hidden, shape.inputs
     const, mean = _fresh(like, n, o), _fresh(like, n, o)
-    rows = _fresh(like, 2, n, h, r).transpose(0, 1) if apart else _fresh(like, n, 2, h, r)
+    rows = _fresh(like, 2, n, h, r).transpose(0, 1) if path == 'kernel' else _fresh(like, n, r, 2, h).permute(0, 2, 3, 1)
     down = _fresh(like, n, h, o).mT if o > h else _fresh(like, n, o, h) # as `contract` reads it
     lin, exponents = [None]*n, np.zeros(n, int)
     def put(i):
@@ -332,12 +333,13 @@ def _coordinates(A:Stack, outs:slice, r:slice, detail:dict, buffer, X:Tensor) ->
     "Write some rows, from the diagonal on, of twice the symmetric matrices of every model: one product for all outputs of a strip."
     h, d, o, high = A.down.shape[2], A.rows.shape[3], outs.stop - outs.start, detail['high']
     def put(m):
-        rows, D = A.rows[m], A.down[m, outs].mT[..., None]
+        R, D = A.rows[m].permute(0, 3, 1, 2), A.down[m, outs, None] # an input's left and right weights lie together
+        both = R.flatten(2)
         for s, Y in _strips(X[m], o, r, d, high):
-            k, weighed = s.stop - s.start, buffer('weighed', len(rows), 2, h, o, s.stop - s.start)
-            torch.mul(rows[:, 1, :, None, s], D, out=weighed[:, 0]) # right rows meet left columns, and the other way round
-            torch.mul(rows[:, 0, :, None, s], D, out=weighed[:, 1])
-            torch.bmm(weighed.view(len(rows), 2*h, o*k).mT, rows.flatten(1, 2)[..., s.start:], out=Y.flatten(1, 2))
+            k, weighed = s.stop - s.start, buffer('weighed', len(R), o, s.stop - s.start, 2, h)
+            torch.mul(R[:, None, s, 1], D, out=weighed[..., 0, :]) # right rows meet left columns, and the other way round
+            torch.mul(R[:, None, s, 0], D, out=weighed[..., 1, :])
+            torch.bmm(weighed.view(len(R), o*k, 2*h), both[:, s.start:].mT, out=Y.flatten(1, 2))
             Y[..., :k].mul_(math.sqrt(.5)) # lies twice in the strip
     some = _steps(slice(0, len(A)), max(1, detail['scratch']//(2*h*o*high)))
     _together(put, [(m,) for m in some], X, 2.*h*X.numel(), detail['threads'])
