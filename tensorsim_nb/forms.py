@@ -427,7 +427,7 @@ def small_tile(
     return 2**max(0, math.ceil(math.log2(max(1, n/8))))
 
 ROWS, WIDTH, STRIP, TALL = 768, 1024, 112, 1120 # sub-blocks that keep a processor's caches and multipliers busy
-BULK = 2**29 # bytes of explicit coordinates at a time
+BULK = 3*2**28 # bytes of explicit coordinates at a time
 ODDS = 2**23 # bytes beside the arrays that are planned, at least
 THREAD = 2**21 # bytes of a thread's stack and of its library's buffers
 

@@ -505,18 +505,18 @@ def _representatives(shapes) -> list: # a few models that stand for all, two at 
         kinds.setdefault(tuple(str([layer for layer in p]) for _, p in parts(m)), []).append(m)
     return [m for group in list(kinds.values())[:8] for m in group[:2]]
 
-def _method(shapes, unique, law, method:str, options:dict) -> 'tuple[str, str]': # method, name of the engine
+def _method(shapes, unique, law, method:str, options:dict) -> 'tuple[str, str, bool]': # method, name of the engine, have all a normal form?
     "Turn a request into a method that serves all models."
     if method not in METHODS: raise ValueError(message("`method` is one of " + ", ".join(METHODS), repr(method), "See the table of `similarity`."))
     if method in ('auto', 'exact', 'closure', 'tensor') and _formable(unique, law, method):
-        return ('exact' if method == 'auto' else method), dict(tensor='TensorEngine').get(method, 'LayerEngine')
+        return ('exact' if method == 'auto' else method), dict(tensor='TensorEngine').get(method, 'LayerEngine'), True
     few = _representatives(shapes)
     chosen, option = _resolve(few, law, method, {k: v for k, v in options.items() if k in ('max_nodes', 'max_flops', 'max_seconds')})
-    if chosen in ('sample', 'quadrature'): return chosen, ''
+    if chosen in ('sample', 'quadrature'): return chosen, '', False
     if option is None or option.engine is None: # asked for by name
         engine = make_engine(few, law, chosen)
-        return chosen, type(engine.engines[0][1] if isinstance(engine, MixedEngine) else engine).__name__
-    return chosen, option.engine.__name__
+        return chosen, type(engine.engines[0][1] if isinstance(engine, MixedEngine) else engine).__name__, False
+    return chosen, option.engine.__name__, False
 
 def _formable(unique, law, method:str) -> bool:
     "Have all models a normal form, under a law whose root can be had?"
@@ -540,7 +540,7 @@ def _check_options(options:dict, chosen:str, shapes, law) -> dict: # those that 
     if n < 2: raise ValueError(message("method 'sample' needs at least two draws", f"n={n}", "Take n=10_000 or more."))
     return dict(n=min(n, rows or n), seed=options.get('seed', 0), chunk=options.get('chunk', CHUNK), errors=options.get('errors', True), degree=top.degree)
 
-def _plan(shapes, unique, law, chosen:str, used:dict, opts, max_memory:int, path, cut:bool) -> 'tuple[Plan, Shape|None]':
+def _plan(shapes, unique, law, chosen:str, used:dict, opts, max_memory:int, path, cut:bool, formed:bool) -> 'tuple[Plan, Shape|None]':
     "Choose how to compute; `shapes` are all models and `unique` their parts, perhaps without weights."
     if path not in (None, 'kernel', 'explicit'): raise ValueError(message("`path` is 'kernel', 'explicit' or None", repr(path), "None lets the count of operations decide."))
     n, o, d = len(unique), shapes[0].d_out, shapes[0].d_in
@@ -549,7 +549,7 @@ def _plan(shapes, unique, law, chosen:str, used:dict, opts, max_memory:int, path
         batch = max(1, min(CHUNK, max_memory//4//each))
         blocks = -(-used['n']//used['chunk']) if chosen == 'sample' else -(-used['nodes']//(GRID*CHUNK))
         return Plan('inputs', n, {}, n, each*batch, blocks, dict(batch=batch)), None
-    if not _formable(unique, law, chosen): return Plan('pairs', n, {}, small_tile(n), max_memory//2, len(tile_pairs(n, small_tile(n)))), None
+    if not formed: return Plan('pairs', n, {}, small_tile(n), max_memory//2, len(tile_pairs(n, small_tile(n)))), None
     shape = Shape(o, max(map(n_units, unique)), max(_rank(c, d) for _, c in law.components()), o*d > 2**22)
     return make_plan(n, shape, max_memory, opts['dtype'], path, cut=cut), shape
 
@@ -655,11 +655,11 @@ def _gram(sources, law, method, slices, options, opts, max_memory, path, plan, p
     check_models(sources, shapes, law)
     slices = _check_slices(slices, shapes[0].d_out)
     terms = [_terms(s, False, cut) for s in sources]
-    chosen, engine = _method(shapes, [s.skeleton for t in terms for _, s in t], law, method, options)
+    chosen, engine, formed = _method(shapes, [s.skeleton for t in terms for _, s in t], law, method, options)
     used = _check_options(options, chosen, shapes, law)
     if chosen in ('sample', 'quadrature'): terms = [_terms(s, True, cut) for s in sources]
     unique = list(dict.fromkeys(s for t in terms for _, s in t))
-    todo, shape = _plan(shapes, [s.skeleton for s in unique], law, chosen, used, opts, max_memory, path, cut)
+    todo, shape = _plan(shapes, [s.skeleton for s in unique], law, chosen, used, opts, max_memory, path, cut, formed)
     if plan: return todo
     most = max(map(n_nonlinear, shapes))
     task = Task(chosen, law, tuple(slices), str(opts['dtype']).split('.')[1], most > 0, engine, used, todo, shape, str(opts['device']), max_memory)
