@@ -437,3 +437,56 @@ def test_shapes_of_a_grid():
     assert x.shape == (64, 3, 2) and w.shape == (64,) and torch.allclose(torch.einsum('n,nip,njq->ipjq', w, x, x).reshape(6, 6), torch.eye(6).double())
     x, w = next(grid(ts.laws.Empirical(torch.randn(7, 3, 2)), 2, 2, n_ctx=3))
     assert x.shape == (7, 3, 2) and w.tolist() == [1/7]*7
+
+
+def test_laws_refuse_shapes_that_do_not_fit():
+    refused = lambda match: pytest.raises(ValueError, match=match)
+    for bad in (dict(mean=torch.zeros(2, 2)), dict(cov=torch.ones(2, 2, 2)), dict(cov=2.)):
+        with refused('axes'): ts.Gaussian(**bad)
+    factor = torch.ones(3, 1)
+    with refused('axes'): ts.laws.LowRank(torch.ones(3), 1.)
+    with refused('one width'): ts.laws.LowRank(factor, 1., mean=torch.zeros(1)) # a single number would spread
+    for law in (ts.Gaussian(mean=torch.zeros(3)), ts.laws.LowRank(factor, 1.)):
+        with refused('width 3'): law.sample(2, 5)
+    for bad in (torch.ones(3, 2), torch.ones(5, 2), torch.ones(4), torch.ones(4, 2, 2)):
+        with refused('four moments'): ts.laws.Independent(bad)
+    two = ts.Gaussian(mean=torch.zeros(3)), ts.Gaussian()
+    for weights in ([1.], [.5, .3, .2]):
+        with refused('one weight'): ts.laws.Mixture(two, weights)
+    for mixed in (ts.laws.Mixture(two), ts.laws.Mixture(two[::-1])):
+        assert mixed.d == 3
+        with refused('width 3'): mixed.check(4)
+
+
+def test_a_low_rank_law_places_normals():
+    factor, variances, z = f64([[1.], [2.], [-1.]]), f64([.25, 4., 0.]), f64([[1., 2., 3., 4.], [-1., 0., 1., 0.]])
+    law = ts.laws.LowRank(factor, variances, mean=[1., 0., 0.])
+    assert law.place(z, 3).tolist() == [[3., 8., -1.], [0., 0., 1.]] and law.rank(3) == 4
+    thin = ts.laws.LowRank(factor, 0)
+    assert thin.place(z[:, :1], 3).tolist() == [[1., 2., -1.], [-1., -2., 1.]] and thin.rank(3) == 1
+
+
+def test_tokens_of_each_position_have_no_single_mean():
+    law = ts.laws.Tokens([[.5, .5], [.2, .8]])
+    for ask in (lambda: law.mean, lambda: law.sample(3, 2), lambda: law.times_cov(torch.eye(2))):
+        with pytest.raises(ValueError, match='position'): ask()
+    assert law.at(1).mean.tolist() == [.2, .8]
+
+
+def test_independent_coordinates_have_a_diagonal_covariance_and_four_moments():
+    law, W = ts.laws.Independent.uniform(3, 0., 6.), torch.randn(2, 3).double()
+    assert torch.allclose(law.times_cov(W), 3*W, rtol=1e-12)
+    assert law.n_nodes(3, 4) == 27
+    with pytest.raises(ValueError, match='degree 5'): law.n_nodes(3, 5)
+
+
+def test_a_mixture_asks_each_law_for_its_own_nodes():
+    law = ts.laws.Mixture([ts.laws.Tokens([.5, .5]), ts.laws.Tokens([.2, .8])], [.75, .25])
+    x, w = law.node(torch.arange(4), 2, 2)
+    assert x.tolist() == [[1, 0], [0, 1]]*2 and torch.allclose(w, f64([.375, .375, .05, .2]))
+    rows = ts.laws.Empirical([[1., 2.], [3., 5.]])
+    assert ts.laws.Mixture([rows, rows]).node(torch.tensor([2, 1]), 2, 2)[0].tolist() == [[1, 2], [3, 5]]
+
+
+def test_rows_of_sequences_are_drawn_whole():
+    with pytest.raises(ValueError, match='whole'): ts.laws.Empirical(torch.randn(4, 3, 2)).sample(5, 2)
