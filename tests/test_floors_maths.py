@@ -342,6 +342,8 @@ def test_products_of_draws_in_one_unit(sizes):
     f, g = a(x), b(x)
     want = torch.stack([(u*v).sum(-1).mean() for u, v in ((f, f), (f, g), (g, g))])
     assert torch.allclose(level/level[0], want/want[0], rtol=1e-10, atol=0) and torch.allclose(errors.diagonal(), level**2, rtol=1e-12, atol=0)
+    k = 0 if sizes[0] > 1 else 2
+    assert level[k] == mean[k] and level.max() == level[k] # the larger keeps its unit, however large
 
 
 def test_quadrature_over_rows_of_sequences():
@@ -368,6 +370,7 @@ def test_counted_costs_by_hand():
     assert counts[0] == counts[1]
     from tensorsim_nb.hermite import split_flops
     assert ts.plan(a).options[1].flops == (min(3, 2*4)*2*6*5*5*4 + split_flops(5, 4, 5, 0))*3//4 # no second layer
+    assert ts.plan(ts.classifier(4, 5, 30)).options[1].flops == (2*4*2*6*5*5*4 + split_flops(5, 4, 5, 0))*3//4 # outputs beyond twice the inputs cost nothing
     assert grid.memory == 8*4096*4
     draws = ts.plan(a, b).options[-1]
     assert draws.memory == 8*4096*4
@@ -490,3 +493,37 @@ def test_a_mixture_asks_each_law_for_its_own_nodes():
 
 def test_rows_of_sequences_are_drawn_whole():
     with pytest.raises(ValueError, match='whole'): ts.laws.Empirical(torch.randn(4, 3, 2)).sample(5, 2)
+
+
+def test_words_for_an_estimate():
+    from tensorsim_nb.similarity import Estimate
+    sure, sampled, closed = (Estimate(1.25, e, e == 0, 'm') for e in (0., .5, math.nan))
+    assert f'{sampled:.1f}' == '1.2' and f'{sampled}' == repr(sampled) == str(sampled)
+    assert '± 0.5' in repr(sampled) and 'unknown' not in repr(sampled) and 'unknown' in repr(closed) and '±' not in repr(closed)
+    assert 'exact' in repr(sure) and 'exact' not in repr(sampled) + repr(closed)
+
+
+def test_a_grid_as_large_as_allowed():
+    m = ts.classifier(2, 4, 2).double()
+    assert ts.inner(m, m, method='quadrature', max_nodes=9).value == pytest.approx(ts.inner(m, m).value, rel=1e-12) # degree 4: three nodes each way
+    with pytest.raises(ValueError, match='at most 8'): ts.inner(m, m, method='quadrature', max_nodes=8)
+
+
+class Scores(torch.nn.Module):
+    "A layer of `heads` squares of length: scores with legs of more than one row."
+    def __init__(self, heads, width, d_in, d_out):
+        super().__init__()
+        self.d_in, self.d_out, self.degree = d_in, d_out, 2
+        self.legs, self.out = torch.nn.Parameter(torch.randn(heads, width, d_in).double()), torch.nn.Parameter(torch.randn(heads, d_out, 1).double())
+    def terms(self):
+        leg = ts.layers.Leg(self.legs)
+        return [ts.layers.Term(self.out, None, ((leg, leg),))]
+    def forward(self, x): return self.terms()[0](x)
+
+
+def test_counted_hidden_units_and_positions():
+    from tensorsim_nb.models import Model
+    from tensorsim_nb.similarity import _hidden
+    assert _hidden(Model(Scores(2, 3, 4, 2))) == [6] and _hidden(ts.deep_mlp(3, 4, 5, 2, 2)) == [5, 5]
+    m = ts.transformer(3, 4, 2, 2, 2)
+    assert ts.plan(m).options[-1].flops == 2*(1 << 15)*sum(p.numel() for p in m.parameters())*m.n_ctx
