@@ -527,3 +527,65 @@ def test_counted_hidden_units_and_positions():
     assert _hidden(Model(Scores(2, 3, 4, 2))) == [6] and _hidden(ts.deep_mlp(3, 4, 5, 2, 2)) == [5, 5]
     m = ts.transformer(3, 4, 2, 2, 2)
     assert ts.plan(m).options[-1].flops == 2*(1 << 15)*sum(p.numel() for p in m.parameters())*m.n_ctx
+
+
+def line(*w):
+    "A linear model of one input."
+    from tensorsim_nb.models import Model
+    m = Model(ts.layers.Linear(1, len(w))).double()
+    with torch.no_grad(): m[0].weight.copy_(f64(w)[:, None])
+    return m
+
+
+@pytest.mark.parametrize('units', (63, 64, 65, 63999, 64000, 64001))
+def test_allowance_for_rounding_by_hand(units):
+    "Two vectors of length 1 whose squared distance is so many units of rounding, on the nose; 64 of them are the allowance."
+    p, tiny = 1 - units*2.**-53, 2.**-26
+    q = math.sqrt(1 - p*p)
+    for c in (1., 2.**300, -2.**-301):
+        a, b = line(c, 0.), line(c*p, c*q)
+        for x, y in ((a, b), (b, a)):
+            got = ts.distance(x, y, method='tensor')
+            assert got.value == pytest.approx(abs(c)*tiny*math.sqrt(units), rel=1e-14, abs=0)
+            allowed = 8. if units < 64 else 32/math.sqrt(units) if units < 64000 else 0.
+            assert got.stderr == pytest.approx(abs(c)*tiny*allowed, rel=1e-9, abs=0) and got.exact == (units >= 64000) == ('rounding' not in got.note)
+
+
+def test_allowance_for_rounding_across_a_power_of_two():
+    for k in (20, 22, 24):
+        a, b = line(1., 1 - 2.**-k), line(1., 1.) # squared lengths just below 2, and 2
+        for x, y in ((a, b), (b, a)):
+            got, R, D = ts.distance(x, y, method='tensor'), 128*2.**-52, 2.**-k
+            assert got.value == D and got.stderr == pytest.approx(R**.5 if D**2 < R else R/(2*D), rel=1e-5, abs=0) and not got.exact
+
+
+@pytest.mark.parametrize('sizes', ((1., 1.), (math.sqrt(2) - 1e-6, math.sqrt(2) + 1e-6)))
+def test_where_subtracting_first_begins(sizes):
+    "At a squared distance of 1e-4 of the squared sizes, wherever powers of two lie."
+    x, y = sizes
+    for share in (.97, 1.03):
+        cos = (1 - 1e-4*share)*(x*x + y*y)/(2*x*y)
+        a, b = line(x, 0.), line(y*cos, y*math.sqrt(1 - cos**2))
+        for p, q in ((a, b), (b, a)): assert ts.distance(p, q).note == ('coefficients subtracted' if share < 1 else '')
+
+
+def test_a_model_is_no_distance_from_itself_and_the_slope_there_is_finite():
+    a = ts.classifier(3, 4, 2).double()
+    for method in ('exact', 'tensor'):
+        got = ts.distance(a, a, method=method)
+        assert (got.value, got.stderr, got.exact, got.note) == (0., 0., True, '')
+    got = ts.distance(a, copy.deepcopy(a), method='tensor', grad=True)
+    assert got.value == 0 and not got.exact
+    got.tensor.backward()
+    assert all(torch.equal(p.grad, 0*p) for p in a.parameters())
+
+
+def test_which_laws_the_layers_serve():
+    from tensorsim_nb.models import Model
+    laws = dict(normal=ts.Gaussian(), mixture=ts.laws.Mixture([ts.Gaussian(), ts.Gaussian(cov=[4., 1., 1.])]), tokens=ts.laws.Tokens([.2, .3, .5]),
+                moments=ts.laws.Independent.uniform(3), rows=ts.laws.Empirical(torch.randn(5, 3)))
+    served = lambda m: [name for name, law in laws.items() if not ts.plan(m, law=law).options[0].refusal]
+    assert served(Model(ts.layers.Linear(3, 2))) == ['normal', 'mixture', 'tokens', 'moments'] # mean and covariance are enough
+    assert served(ts.classifier(3, 4, 2)) == ['normal', 'mixture'] and served(ts.deep_mlp(3, 4, 5, 2, 2)) == []
+    option = ts.plan(ts.transformer(3, 4, 2, 2, 1)).options[0]
+    assert not option.refusal and option.flops == 1e9 # not counted, never too dear
