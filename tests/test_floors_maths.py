@@ -510,14 +510,14 @@ def test_a_grid_as_large_as_allowed():
 
 
 class Scores(torch.nn.Module):
-    "A layer of `heads` squares of length: scores with legs of more than one row."
-    def __init__(self, heads, width, d_in, d_out):
+    "A layer of `heads` powers of a squared length: scores with legs of more than one row."
+    def __init__(self, heads, width, d_in, d_out, times=1):
         super().__init__()
-        self.d_in, self.d_out, self.degree = d_in, d_out, 2
+        self.d_in, self.d_out, self.degree = d_in, d_out, 2*times
         self.legs, self.out = torch.nn.Parameter(torch.randn(heads, width, d_in).double()), torch.nn.Parameter(torch.randn(heads, d_out, 1).double())
     def terms(self):
         leg = ts.layers.Leg(self.legs)
-        return [ts.layers.Term(self.out, None, ((leg, leg),))]
+        return [ts.layers.Term(self.out, None, ((leg, leg),)*(self.degree//2))]
     def forward(self, x): return self.terms()[0](x)
 
 
@@ -589,3 +589,32 @@ def test_which_laws_the_layers_serve():
     assert served(ts.classifier(3, 4, 2)) == ['normal', 'mixture'] and served(ts.deep_mlp(3, 4, 5, 2, 2)) == []
     option = ts.plan(ts.transformer(3, 4, 2, 2, 1)).options[0]
     assert not option.refusal and option.flops == 1e9 # not counted, never too dear
+
+
+def test_layers_of_higher_degree_go_layer_by_layer():
+    from tensorsim_nb.models import Model
+    m = Model(Scores(2, 3, 3, 2, times=2))
+    for law in (ts.Gaussian(), ts.laws.Tokens([.2, .3, .5])):
+        ways = ts.plan(m, law=law).options
+        assert 'Scores' in ways[1].refusal + ways[2].refusal
+        assert ts.inner(m, m, law).value == pytest.approx(ts.inner(m, m, law, method='quadrature').value, rel=1e-12)
+
+
+def test_a_mixture_costs_its_components():
+    a, law = ts.classifier(3, 4, 2), ts.laws.Mixture([ts.Gaussian(), ts.Gaussian(cov=[4., 1., 1.])])
+    one, two = (ts.plan(a, law=x).options[1] for x in (ts.Gaussian(), law))
+    assert two.flops == 2*one.flops and two.memory == one.memory == 2**28 # one after the other, in chunks
+
+
+@pytest.mark.parametrize('mean, variance', ((0., 1.), (1., 0.), (1., 1.)))
+def test_no_scale_of_the_inputs_spoils_moments(mean, variance):
+    "A layer of degree 4: its mean square goes with the eighth power."
+    from tensorsim_nb.models import Model
+    from tensorsim_nb.moments import propagate
+    m = Model(Scores(2, 1, 1, 2, times=2))
+    law = lambda c: ts.Gaussian(mean=[c*mean] if mean else None, cov=[c*c*variance])
+    one = propagate(m, law(1.)).power
+    assert one.number('x') == pytest.approx(ts.norm(m, law(1.), method='quadrature').value**2, rel=1e-12)
+    for k in (500, -500):
+        p = propagate(m, law(2.**k)).power
+        assert shift(p.mantissa, p.exponent - 8*k).item() == pytest.approx(one.number('x'), rel=1e-12)
