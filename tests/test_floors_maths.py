@@ -81,10 +81,10 @@ def test_relative_errors_of_nothing_are_never_reached():
     errors = torch.eye(3, dtype=torch.float64)
     for quantity, mean in (('inner', [1., 0., 1.]), ('distance', [1., 1., 1.]), ('distance', [1., 1. + 1e-15, 1.])):
         assert 1e200 < _relative_error(quantity)(f64(mean), errors) < math.inf
-    assert _relative_error('similarity')(f64([0., 0., 1.]), errors) == 0
+    for mean in ([0., 0., 1.], [1., 0., 0.]): assert _relative_error('similarity')(f64(mean), errors) == 0
 
 
-def test_a_poor_closure_warns_and_a_good_one_does_not(recwarn):
+def test_a_poor_closure_warns_and_a_good_one_does_not(recwarn, monkeypatch):
     torch.manual_seed(0)
     def pair(size):
         for m in (found := [ts.deep_mlp(4, 4, 6, 3, 2, residual=1.).double() for _ in range(2)]):
@@ -92,7 +92,16 @@ def test_a_poor_closure_warns_and_a_good_one_does_not(recwarn):
         return found
     ts.similarity(*pair(1e-3), method='closure')
     assert not [w for w in recwarn if 'active share' in str(w.message)]
-    with pytest.warns(UserWarning, match='active share'): ts.similarity(*pair(10.), method='closure')
+    poor = pair(10.)
+    with pytest.warns(UserWarning, match='active share'): got = ts.similarity(*poor, method='closure')
+    import sys
+    module = sys.modules['tensorsim_nb.similarity']
+    monkeypatch.setattr(module, 'POOR', got.reliability) # poor begins at the bound, in words and in the warning
+    assert 'poor' in repr(got)
+    with pytest.warns(UserWarning, match='active share'): ts.similarity(*poor, method='closure')
+    monkeypatch.setattr(module, 'POOR', got.reliability*1.001)
+    ts.similarity(*poor, method='closure')
+    assert 'doubtful' in repr(got) and not [w for w in recwarn if 'active share' in str(w.message)]
 
 
 def test_an_engine_without_parts_refuses():
@@ -580,13 +589,15 @@ def test_a_model_is_no_distance_from_itself_and_the_slope_there_is_finite():
     assert all(torch.equal(p.grad, 0*p) for p in a.parameters())
 
 
-def test_which_laws_the_layers_serve():
+def test_which_laws_each_way_serves():
     from tensorsim_nb.models import Model
     laws = dict(normal=ts.Gaussian(), mixture=ts.laws.Mixture([ts.Gaussian(), ts.Gaussian(cov=[4., 1., 1.])]), tokens=ts.laws.Tokens([.2, .3, .5]),
                 moments=ts.laws.Independent.uniform(3), rows=ts.laws.Empirical(torch.randn(5, 3)))
-    served = lambda m: [name for name, law in laws.items() if not ts.plan(m, law=law).options[0].refusal]
-    assert served(Model(ts.layers.Linear(3, 2))) == ['normal', 'mixture', 'tokens', 'moments'] # mean and covariance are enough
-    assert served(ts.classifier(3, 4, 2)) == ['normal', 'mixture'] and served(ts.deep_mlp(3, 4, 5, 2, 2)) == []
+    served = lambda m, way: [name for name, law in laws.items() if not ts.plan(m, law=law).options[way].refusal]
+    by_depth = Model(ts.layers.Linear(3, 2)), ts.classifier(3, 4, 2), *(ts.deep_mlp(3, 4, 5, 2, k) for k in (2, 3))
+    normal, blocks = ['normal', 'mixture'], ['tokens', 'moments']
+    assert [served(m, 0) for m in by_depth] == [normal + blocks, normal, [], []] # for linear models mean and covariance are enough
+    assert [served(m, 1) for m in by_depth] == [normal, normal, normal, []] and [served(m, 2) for m in by_depth] == [blocks, blocks, [], []]
     option = ts.plan(ts.transformer(3, 4, 2, 2, 1)).options[0]
     assert not option.refusal and option.flops == 1e9 # not counted, never too dear
 
@@ -617,4 +628,85 @@ def test_no_scale_of_the_inputs_spoils_moments(mean, variance):
     assert one.number('x') == pytest.approx(ts.norm(m, law(1.), method='quadrature').value**2, rel=1e-12)
     for k in (500, -500):
         p = propagate(m, law(2.**k)).power
-        assert shift(p.mantissa, p.exponent - 8*k).item() == pytest.approx(one.number('x'), rel=1e-12)
+        assert shift(p.mantissa, p.exponent - 8*k).item() == pytest.approx(one.number('x'), rel=1e-12) and isinstance(p.exponent, int)
+
+
+class Cubic(torch.nn.Module):
+    "The input and a cubic of it."
+    def __init__(self, d, width):
+        super().__init__()
+        self.d_in, self.d_out, self.degree = d, d, 3
+        self.legs, self.out = torch.nn.Parameter(torch.randn(width, 1, d).double()), torch.nn.Parameter(torch.randn(width, d, 1).double())
+    def terms(self):
+        leg, eye = ts.layers.Leg(self.legs), torch.eye(self.d_in).double()[None]
+        return [ts.layers.Term(eye, ts.layers.Leg(eye)), ts.layers.Term(self.out, leg, ((leg, leg),))]
+    def forward(self, x): return sum(t(x) for t in self.terms())
+
+
+@pytest.mark.parametrize('mean', (None, [.5, -1., .2]))
+@pytest.mark.parametrize('make', (lambda: Cubic(3, 2), lambda: ts.layers.BilinearMLP(3, 4, 3, bias=True, residual=.5), lambda: ts.layers.BilinearMLP(3, 4, 3, residual=2.)), ids=('odd', 'biased', 'even'))
+def test_the_active_share_is_a_share_of_energy(make, mean):
+    "Of the outputs' mean square, by quadrature, before the last nonlinear layer."
+    from tensorsim_nb.models import Model
+    from tensorsim_nb.moments import propagate
+    layer, root = make().double(), f64([[1., .5, 0.], [0., 2., 0.], [0., 0., .3]])
+    energy = lambda f: quadrature(lambda x: f(x)**2, 3, 2*layer.degree, mean=None if mean is None else f64(mean), root=root).sum().item()
+    bent = lambda x: sum(t(x) for t in layer.terms() if t.scores)
+    for m in (Model(layer, ts.layers.BilinearMLP(3, 2, 2)), Model(layer, ts.layers.Linear(3, 2), ts.layers.BilinearMLP(2, 2, 2))):
+        assert propagate(m.double(), ts.Gaussian(mean, root @ root.T)).reliability == pytest.approx(energy(bent)/energy(layer), rel=1e-10)
+
+
+def test_a_pair_is_served_by_what_both_allow():
+    a, b = ts.classifier(3, 4, 2).double(), ts.deep_mlp(3, 4, 5, 2, 2).double()
+    for x, y in ((a, b), (b, a)):
+        got = ts.inner(x, y)
+        assert got.exact and 'Hermite' in got.note and got.value == pytest.approx(ts.inner(x, y, method='quadrature').value, rel=1e-10)
+    best = ts.plan(a).chosen
+    assert [ts.norm(a, max_flops=best.flops - k, n=100, progress=False).method for k in (0, 1)] == ['exact', 'sample']
+
+
+def test_options_of_other_methods_are_let_be():
+    a, b = (ts.deep_mlp(3, 4, 5, 2, 2).double() for _ in range(2))
+    every = dict(n=100, seed=1, chunk=50, progress=False, max_nodes=10**6, max_memory=10**9, max_flops=1e15)
+    for method, own in (('auto', ()), ('exact', ()), ('quadrature', ()), ('tensor', ()), ('sample', ('n', 'seed', 'chunk', 'progress'))):
+        assert ts.inner(a, b, method=method, **every) == ts.inner(a, b, method=method, **{k: every[k] for k in own})
+
+
+@pytest.mark.filterwarnings('ignore:A closure needs')
+def test_what_is_called_exact():
+    from tensorsim_nb.models import Model
+    linear, one, two = Model(ts.layers.Linear(3, 2)).double(), ts.classifier(3, 4, 2).double(), ts.deep_mlp(3, 4, 5, 2, 2).double()
+    mixed = ts.laws.Mixture([ts.Gaussian(), ts.Gaussian(cov=[4., 1., 1.])])
+    for a, b, below in ((linear, linear, True), (linear, one, True), (one, one, True), (one, two, False), (two, linear, False)):
+        exact = {(x, y): ts.inner(x, y, method='closure').exact for x, y in ((a, b), (b, a))}
+        assert set(exact.values()) == {below}
+        assert not ts.inner(a, b, method='sample', n=100, progress=False).exact and not ts.inner(a, b, mixed, method='closure').exact
+        for method in ('exact', 'quadrature'): assert ts.inner(a, b, method=method).exact
+
+
+def test_a_warning_names_the_line_that_asked(monkeypatch):
+    import inspect, sys
+    module, named = sys.modules['tensorsim_nb.similarity'], []
+    def warn(text, category=None, stacklevel=1): # frames of type checks in between do not count
+        files = [f.filename for f in inspect.stack()[1:] if f.filename in (module.__file__, __file__)]
+        named.append(files[stacklevel - 2:stacklevel])
+    monkeypatch.setattr(module.warnings, 'warn', warn)
+    m = ts.deep_mlp(4, 4, 6, 3, 2).double()
+    for f in (ts.similarity, ts.inner, ts.distance): f(m, 2*m, method='closure')
+    assert named == [[module.__file__, __file__]]*3
+
+
+def test_products_are_brought_to_order_one():
+    from tensorsim_nb.similarity import Products, _common
+    for m, e in ((2.**600, 0), (2.**-601, 0), (3., -300), (.3, 7)):
+        (aa, ab, bb), (ea, eb), errors = _common(Products(Scaled(f64(m), e), Scaled(f64(-m), e), Scaled(f64(1.), 0), 'exact', True))
+        assert .5 <= aa < 2 and bb == 1 and errors is None and isinstance(ea, int) and isinstance(eb, int)
+        assert shift(aa, 2*ea - e) == m and shift(ab, ea + eb - e) == -m
+
+
+def test_numbers_that_float64_cannot_hold():
+    for c in (2.**600, 2.**-600):
+        m = line(c)
+        assert ts.norm(m).value == c and ts.distance(m, 2*m).value == c and ts.similarity(m, 3*m).value == pytest.approx(1, rel=1e-15)
+        with pytest.raises(OverflowError): ts.inner(m, m)
+    assert ts.inner(line(2.), line(.5)).value == 1 and ts.norm(line(0.)).value == 0
