@@ -516,6 +516,8 @@ def test_a_grid_as_large_as_allowed():
     m = ts.classifier(2, 4, 2).double()
     assert ts.inner(m, m, method='quadrature', max_nodes=9).value == pytest.approx(ts.inner(m, m).value, rel=1e-12) # degree 4: three nodes each way
     with pytest.raises(ValueError, match='at most 8'): ts.inner(m, m, method='quadrature', max_nodes=8)
+    ways = [ts.plan(m, max_nodes=k).options[3] for k in (9, 8)]
+    assert [o.refusal for o in ways] == ['', 'a grid of 9 nodes'] and [o.how for o in ways] == ['9 nodes', 'every node of a grid']
 
 
 class Scores(torch.nn.Module):
@@ -710,3 +712,39 @@ def test_numbers_that_float64_cannot_hold():
         assert ts.norm(m).value == c and ts.distance(m, 2*m).value == c and ts.similarity(m, 3*m).value == pytest.approx(1, rel=1e-15)
         with pytest.raises(OverflowError): ts.inner(m, m)
     assert ts.inner(line(2.), line(.5)).value == 1 and ts.norm(line(0.)).value == 0
+
+
+def test_what_is_unsure_of_a_distance_by_hand():
+    "Coefficients are right to 8, weights and outputs to 32 units of rounding; below 1e-8 of the distance that is nothing."
+    from tensorsim_nb.models import Model
+    def chain(*w): # a product of numbers, whose factors may differ where it does not
+        m = Model(*(ts.layers.Linear(1, 1) for _ in w)).double()
+        with torch.no_grad():
+            for layer, x in zip(m, w): layer.weight.fill_(x)
+        return m
+    signs = ts.laws.Empirical([[1.], [-1.]]) # not Gaussian: no coefficients
+    for k, sure in ((30, False), (22, False), (19, True)):
+        d, size = 2.**-k, math.sqrt(2.)
+        for x, y in ((line(1.), line(1 + d)), (line(1 + d), line(1.))):
+            for way in ({}, dict(max_flops=1e12, n=100, dtype=torch.float64)):
+                got = ts.distance(x, y, **way)
+                assert got.note == 'coefficients subtracted' and got.value == d and got.exact == sure
+                assert got.stderr == pytest.approx(0 if sure else 8*2.**-52*size, rel=1e-5, abs=0)
+            single = ts.distance(x.float(), y.float(), dtype=torch.float32)
+            x.double(), y.double()
+            if k < 23: assert single.stderr == pytest.approx(8*2.**-23*size, rel=1e-5) and not single.exact
+        got = ts.distance(chain(1., 1.), chain(2., .5 + d/2), signs, method='quadrature') # half of a weight changed
+        assert got.note == 'weights subtracted' and got.value == d and got.exact == sure
+        assert got.stderr == pytest.approx(0 if sure else 16*2.**-52*size, rel=1e-5, abs=0)
+        got = ts.distance(line(.5) + line(.5), 2*line(.5 + d/2), signs, method='quadrature')
+        assert got.note == 'outputs subtracted' and got.value == d and got.exact == sure
+        assert got.stderr == pytest.approx(0 if sure else 32*2.**-52*size, rel=1e-5, abs=0)
+
+
+def test_near_models_of_higher_degree_subtract_weights():
+    from tensorsim_nb.models import Model
+    a = Model(Cubic(3, 2))
+    b = copy.deepcopy(a)
+    with torch.no_grad(): b[0].out += 1e-5
+    got = ts.distance(a, b)
+    assert got.note == 'weights subtracted' and got.value**2 == pytest.approx(quadrature(lambda x: (a(x) - b(x))**2, 3, 6).sum().item(), rel=1e-8)
