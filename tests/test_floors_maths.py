@@ -309,11 +309,14 @@ def test_without_a_mean_is_the_limit_of_a_small_one(depths, residual):
         assert ts.inner(x, y, method='closure').value == pytest.approx(ts.inner(x, y, small, method='closure').value, rel=1e-6, abs=1e-14)
 
 
-def test_the_tensor_measure_of_affine_models_is_the_expectation():
+@pytest.mark.parametrize('bias', (True, False))
+def test_the_tensor_measure_of_affine_models_is_the_expectation(bias):
     from tensorsim_nb.models import Model
-    a, b = (Model(ts.layers.Linear(3, 4, bias=True), ts.layers.Linear(4, 2, bias=True)).double() for _ in range(2))
+    a, b = (Model(ts.layers.Linear(3, 4, bias=bias), ts.layers.Linear(4, 2, bias=True)).double() for _ in range(2))
     law = ts.Gaussian(mean=[1., -2., .5], cov=[1., .5, 2.])
     assert ts.inner(a, b, law, method='tensor').value == pytest.approx(ts.inner(a, b, law, method='exact').value, rel=1e-12)
+    plain = Model(ts.layers.Linear(3, 4), ts.layers.Linear(4, 2)).double() # nothing but one of the pair asks for constants
+    for x, y in ((a, plain), (plain, a)): assert ts.inner(x, y, method='tensor').value == pytest.approx(ts.inner(a, plain, method='exact').value, rel=1e-12)
     longer = Model(*b, ts.layers.Linear(2, 2)).double()
     with torch.no_grad(): longer[2].weight.copy_(torch.eye(2))
     for x, y in ((a, longer), (longer, a)): assert ts.inner(x, y, law, method='tensor').value == pytest.approx(ts.inner(a, b, law, method='tensor').value, rel=1e-12)
@@ -323,8 +326,9 @@ def test_what_the_tensor_measure_refuses():
     a, b = (ts.deep_mlp(3, 4, 5, 2, k).double() for k in (1, 2))
     for x, y in ((a, b), (b, a)):
         with pytest.raises(ValueError, match='equally many bilinear'): ts.inner(x, y, method='tensor')
-    m = ts.transformer(3, 4, 2, 2, 1).double()
-    with pytest.raises(NotImplementedError, match='linear and bilinear'): ts.inner(m, m, method='tensor')
+    from tensorsim_nb.models import Model
+    for m in (ts.transformer(3, 4, 2, 2, 1), Model(Scores(2, 3, 3, 2)), Model(Cubic(3, 2)), Model(Scores(2, 1, 3, 2, times=2))):
+        with pytest.raises(NotImplementedError, match='linear and bilinear'): ts.inner(m.double(), m, method='tensor')
 
 
 def test_a_closure_under_a_mixture_is_doubted_like_its_worst_component():
@@ -748,3 +752,44 @@ def test_near_models_of_higher_degree_subtract_weights():
     with torch.no_grad(): b[0].out += 1e-5
     got = ts.distance(a, b)
     assert got.note == 'weights subtracted' and got.value**2 == pytest.approx(quadrature(lambda x: (a(x) - b(x))**2, 3, 6).sum().item(), rel=1e-8)
+
+
+@pytest.mark.parametrize('k', (0, 1, 2))
+@pytest.mark.parametrize('rank', (3, 2, 0))
+def test_parts_of_a_spectrum_by_quadrature(k, rank):
+    "Constant, linear and trace part of outputs as functions of a standard normal z: E f, E f z and E f (|z|^2 - rank)/2."
+    root, mean = torch.randn(3, rank).double(), f64([.5, -1., .2])
+    a, b = (ts.deep_mlp(3, 4, 5, 2, k, bias=True).double() for _ in range(2)) if k else (line(1., 2.), line(-1., .5))
+    if not k: root, mean, rank = root[:1, :min(rank, 1)], mean[:1], min(rank, 1)
+    got = ts.spectrum(a, b, ts.Gaussian(mean, root @ root.T))
+    def parts(f):
+        e = lambda g: quadrature(lambda z: f(mean + z @ root.T)[:, :, None]*g(z)[:, None], rank, 2**k + 2) if rank else f(mean[None])[0, :, None]*g(torch.zeros(1, 0).double())
+        return e(lambda z: torch.ones(len(z), 1).double()), e(lambda z: z), e(lambda z: ((z**2).sum(1, keepdim=True) - rank)/2)
+    (c, v, t), (d, w, u) = parts(a), parts(b)
+    assert torch.allclose(got.values[:3], torch.stack([(c*d).sum(), (v*w).sum(), 2*(t*u).sum()/max(rank, 1)]), rtol=1e-9, atol=1e-12)
+    assert got.total == pytest.approx(ts.inner(a, b, ts.Gaussian(mean, root @ root.T)).value, rel=1e-9)
+
+
+def test_a_spectrum_is_bilinear_and_a_models_own_by_default():
+    a, b = (ts.deep_mlp(3, 4, 5, 2, k).double() for k in (1, 2))
+    part = lambda x, y: ts.spectrum(x, y).values
+    assert torch.allclose(part(2*a - b, 3*b), 6*part(a, b) - 3*part(b, b), rtol=1e-10, atol=1e-12)
+    assert torch.equal(ts.spectrum(a).values, part(a, a)) and torch.equal(ts.spectrum(a).bb, part(a, a))
+
+
+def test_a_spectrum_refuses():
+    m = ts.classifier(3, 4, 2).double()
+    with pytest.raises(ValueError, match='width'): ts.spectrum(m, law=ts.Gaussian(mean=torch.zeros(4)))
+    with pytest.raises(ValueError, match='same spaces'): ts.spectrum(m, ts.classifier(4, 4, 2).double())
+    for c in (2.**600, 2.**-600):
+        with pytest.raises(OverflowError): ts.spectrum(line(c))
+    assert ts.spectrum(line(1.)).values.tolist() == [0, 1, 0, 0, 0, 0]
+
+
+def test_zero_and_deep_models_in_the_tensor_measure():
+    m = ts.deep_mlp(3, 4, 5, 2, 2).double()
+    with torch.no_grad():
+        for p in m[1].parameters(): p.zero_()
+    assert ts.norm(m, method='tensor').value == 0 == ts.inner(m, ts.deep_mlp(3, 4, 5, 2, 2).double(), method='tensor').value
+    deep = ts.deep_mlp(3, 4, 5, 2, 14).double() # sizes square at each layer
+    assert ts.similarity(deep, 2*deep, method='tensor').value == pytest.approx(1, rel=1e-12)
