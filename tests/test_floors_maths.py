@@ -406,6 +406,8 @@ def test_a_budget_that_just_suffices_and_errors_that_are_unknown():
     a, b = ts.classifier(4, 5, 3), ts.classifier(4, 7, 3)
     best = ts.plan(a, b).chosen
     assert best.method == 'exact' and ts.plan(a, b, max_flops=best.flops).chosen == best and ts.plan(a, b, max_flops=best.flops - 1).chosen.method == 'sample'
+    from tensorsim_nb.similarity import SPEED
+    assert [ts.plan(a, b, max_seconds=k*best.flops/SPEED).chosen.method for k in (1.001, .999)] == ['exact', 'sample']
     m = ts.deep_mlp(3, 4, 5, 2, 3, residual=1.)
     with pytest.raises(ValueError, match='known error'): ts.inner(m, m, method='closure').interval()
     low, high = ts.inner(a, b, method='sample', n=100, progress=False).interval(.5)
@@ -793,3 +795,20 @@ def test_zero_and_deep_models_in_the_tensor_measure():
     assert ts.norm(m, method='tensor').value == 0 == ts.inner(m, ts.deep_mlp(3, 4, 5, 2, 2).double(), method='tensor').value
     deep = ts.deep_mlp(3, 4, 5, 2, 14).double() # sizes square at each layer
     assert ts.similarity(deep, 2*deep, method='tensor').value == pytest.approx(1, rel=1e-12)
+
+
+def test_why_a_way_is_taken():
+    why = lambda *a: ts.plan(*a).why
+    a, deep = ts.classifier(3, 4, 2), ts.deep_mlp(60, 4, 5, 2, 3)
+    assert 'cheapest exact' in why(a) and 'nothing exact' in why(deep) and 'draws' in why(a, None, ts.laws.Empirical(torch.randn(5, 3)))
+    with pytest.raises(ValueError, match='same spaces'): ts.plan(a, ts.classifier(4, 4, 2))
+
+
+def test_engines_are_made_or_refused():
+    from tensorsim_nb.similarity import HermiteEngine, LayerEngine, MixedEngine, make_engine
+    one, two, three = ts.classifier(3, 4, 2), *(ts.deep_mlp(3, 4, 5, 2, k) for k in (2, 3))
+    mixed, point = ts.laws.Mixture([ts.Gaussian(), ts.Gaussian(cov=[4., 1., 1.])]), ts.Gaussian(mean=[1., 2., 3.], cov=torch.zeros(3))
+    assert type(make_engine([one], ts.Gaussian())) is LayerEngine and type(make_engine([two], ts.Gaussian())) is HermiteEngine
+    assert type(made := make_engine([one], mixed)) is MixedEngine and type(made.engines[0][1]) is LayerEngine
+    for law in (ts.Gaussian(), mixed, point): # grids, even of one node, have no engine
+        with pytest.raises(ValueError, match='closed form'): make_engine([three], law)
