@@ -384,6 +384,8 @@ def test_counted_costs_by_hand():
     from tensorsim_nb.hermite import split_flops
     assert ts.plan(a).options[1].flops == (min(3, 2*4)*2*6*5*5*4 + split_flops(5, 4, 5, 0))*3//4 # no second layer
     assert ts.plan(ts.classifier(4, 5, 30)).options[1].flops == (2*4*2*6*5*5*4 + split_flops(5, 4, 5, 0))*3//4 # outputs beyond twice the inputs cost nothing
+    assert ts.plan(ts.deep_mlp(3, 4, 5, 3, 2)).options[1].flops == (3*2*(5*5*5 + 6*5*5*3) + split_flops(5, 3, 5, 5))*3//4
+    assert ts.plan(Model(Linear(3, 2)), ts.classifier(3, 4, 2)).options[1].flops == 2*2*6*4*4*3*3//4 # a linear model has nothing to match
     assert grid.memory == 8*4096*4 and all(isinstance(o.flops, int) for o in ts.plan(a).options if not o.refusal) # counts are whole numbers
     draws = ts.plan(a, b).options[-1]
     assert draws.memory == 8*4096*4
@@ -518,9 +520,17 @@ def test_words_for_an_estimate():
     assert 'exact' in repr(sure) and 'exact' not in repr(sampled) + repr(closed)
 
 
-def test_a_grid_as_large_as_allowed():
+def test_a_grid_as_large_as_allowed(monkeypatch):
+    import sys
+    module, rows = sys.modules['tensorsim_nb.similarity'], []
+    class Counted(module.PairValues):
+        def __call__(self, x):
+            rows.append(len(x))
+            return super().__call__(x)
+    monkeypatch.setattr(module, 'PairValues', Counted)
     m = ts.classifier(2, 4, 2).double()
     assert ts.inner(m, m, method='quadrature', max_nodes=9).value == pytest.approx(ts.inner(m, m).value, rel=1e-12) # degree 4: three nodes each way
+    assert sum(rows) == 9
     with pytest.raises(ValueError, match='at most 8'): ts.inner(m, m, method='quadrature', max_nodes=8)
     ways = [ts.plan(m, max_nodes=k).options[3] for k in (9, 8)]
     assert [o.refusal for o in ways] == ['', 'a grid of 9 nodes'] and [o.how for o in ways] == ['9 nodes', 'every node of a grid']
@@ -612,10 +622,9 @@ def test_which_laws_each_way_serves():
 
 def test_layers_of_higher_degree_go_layer_by_layer():
     from tensorsim_nb.models import Model
-    m = Model(Scores(2, 3, 3, 2, times=2))
-    for law in (ts.Gaussian(), ts.laws.Tokens([.2, .3, .5])):
+    for m, law in ((m, law) for m in (Model(Scores(2, 3, 3, 2, times=2)), Model(Cubic(3, 2))) for law in (ts.Gaussian(), ts.laws.Tokens([.2, .3, .5]))):
         ways = ts.plan(m, law=law).options
-        assert 'Scores' in ways[1].refusal + ways[2].refusal
+        assert type(m[0]).__name__ in ways[1].refusal + ways[2].refusal
         assert ts.inner(m, m, law).value == pytest.approx(ts.inner(m, m, law, method='quadrature').value, rel=1e-12)
 
 
@@ -630,8 +639,9 @@ def test_no_scale_of_the_inputs_spoils_moments(mean, variance):
     "A layer of degree 4: its mean square goes with the eighth power."
     from tensorsim_nb.models import Model
     from tensorsim_nb.moments import propagate
-    m = Model(Scores(2, 1, 1, 2, times=2))
-    law = lambda c: ts.Gaussian(mean=[c*mean] if mean else None, cov=[c*c*variance])
+    m = Model(Scores(2, 1, 2, 2, times=2))
+    with torch.no_grad(): m[0].legs[..., 1] = 0.
+    law = lambda c: ts.Gaussian(mean=[c*mean]*2 if mean else None, cov=[c*c*variance]*2)
     one = propagate(m, law(1.)).power
     assert one.number('x') == pytest.approx(ts.norm(m, law(1.), method='quadrature').value**2, rel=1e-12)
     for k in (500, -500):
@@ -757,7 +767,7 @@ def test_near_models_of_higher_degree_subtract_weights():
 
 
 @pytest.mark.parametrize('k', (0, 1, 2))
-@pytest.mark.parametrize('rank', (3, 2, 0))
+@pytest.mark.parametrize('rank', (3, 2, 1, 0))
 def test_parts_of_a_spectrum_by_quadrature(k, rank):
     "Constant, linear and trace part of outputs as functions of a standard normal z: E f, E f z and E f (|z|^2 - rank)/2."
     root, mean = torch.randn(3, rank).double(), f64([.5, -1., .2])
@@ -802,6 +812,17 @@ def test_why_a_way_is_taken():
     a, deep = ts.classifier(3, 4, 2), ts.deep_mlp(60, 4, 5, 2, 3)
     assert 'cheapest exact' in why(a) and 'nothing exact' in why(deep) and 'draws' in why(a, None, ts.laws.Empirical(torch.randn(5, 3)))
     with pytest.raises(ValueError, match='same spaces'): ts.plan(a, ts.classifier(4, 4, 2))
+    no_grid = ts.plan(ts.deep_mlp(3, 4, 5, 2, 2), None, ts.laws.Independent.uniform(3)).options[3]
+    from tensorsim_nb.similarity import _about
+    assert [_about(n) for n in (1200, 1e299, 1e300, 10**400)] == ['1.2e+03', '1e+299', '1e300', '1e400']
+    assert no_grid.refusal == '`Independent` knows four moments' and math.isnan(no_grid.flops)
+
+
+def test_every_way_asks_for_a_law_of_the_models_width():
+    m = ts.classifier(3, 4, 2).double()
+    for law in (ts.Gaussian(mean=torch.zeros(4)), ts.laws.Tokens([.25]*4), ts.laws.Empirical(torch.randn(5, 4)), ts.laws.Mixture([ts.Gaussian(cov=torch.ones(4)), ts.Gaussian()])):
+        for ask in (*(lambda law, way=way: ts.inner(m, m, law, method=way) for way in ('auto', 'exact', 'closure', 'tensor', 'sample', 'quadrature')), lambda law: ts.plan(m, law=law)):
+            with pytest.raises(ValueError, match='width 4'): ask(law)
 
 
 def test_engines_are_made_or_refused():
