@@ -19,6 +19,7 @@ from torch import Tensor
 from .core import message
 from .jobs import crew, share
 from .laws import Gaussian, LowRank
+from .layers import Leg, Linear
 from .models import Model
 from .tensors import shift
 
@@ -38,16 +39,18 @@ class _Piece:
 
     def smaller(self) -> '_Piece':
         if len(self.legs) != 1 or self.out is None or len(self.out) > self.out.shape[1]: return self
-        return _piece(None, self.out @ self.legs[0], exponent=self.exponent)
+        return _piece(None, self.dense(), exponent=self.exponent)
 
     def dense(self) -> Tensor: # (n, r), without the exponent
-        return self.legs[0] if self.out is None else self.out @ self.legs[0]
+        return self.legs[0] if self.out is None else self.out @ self.legs[0].to(self.out)
 
 @dataclass(frozen=True)
 class _Start:
     "The law's root as the linear piece before the first layer, never formed when it is the identity."
     root:'Tensor|None'
-    def then(self, W): return _piece(None, W if self.root is None else W*self.root if self.root.ndim == 1 else W @ self.root)
+
+    def then(self, W:Tensor) -> _Piece: # W (m, n)
+        return _piece(None, W if self.root is None else W*self.root if self.root.ndim == 1 else W @ self.root)
 
 # %% ../nbs/api/17_forms.ipynb #81c6dd8c
 def _moderate(x:Tensor) -> 'tuple[Tensor, int, bool]': # y, e and whether it is zero, with x = y * 2 ** e
@@ -74,19 +77,27 @@ def _add_pieces(ps:list) -> '_Piece|None':
     return _piece(torch.cat(outs, 1), *(torch.cat(rows) for rows in zip(*(p.legs for p in ps))), exponent=top).smaller()
 
 # %% ../nbs/api/17_forms.ipynb #c07ed340
-def _leg_after(leg, state:dict, like:Tensor) -> dict: # degree -> piece
-    "An affine leg composed with the pieces before it."
-    W = leg.weight.to(like).flatten(0, 1)
-    got = {d: p.then(W) for d, p in state.items()}
+def _leg_after(leg, state:dict, like:Tensor, factor:bool=False) -> dict: # degree -> piece
+    "An affine leg composed with the pieces before it; the first layer's factors of a product may stay in single precision, which `stack` converts."
+    W = leg.weight.flatten(0, 1).to(like.device)
+    first = isinstance(state.get(1), _Start) and state[1].root is None and len(state) == 1
+    if factor and first and W.dtype == torch.float32 and not (p := state[1].then(W)).exponent: got = {1: p}
+    else: got = {d: p.then(W.to(like)) for d, p in state.items()}
     if leg.bias is not None:
         got[0] = _add_pieces([p for p in (got.get(0), _piece(leg.bias.to(like).flatten()[:, None])) if p])
     return got
+
+def _join(out:Tensor, p:_Piece, q:_Piece) -> _Piece:
+    "`out @ (p * q)` for two linear pieces."
+    p, q = (x if x.out is None else _piece(None, x.dense(), exponent=x.exponent) for x in (p, q))
+    out, e, zero = _moderate(out)
+    return _Piece(out, (*p.legs, *q.legs), e + p.exponent + q.exponent, zero or p.zero or q.zero)
 
 def _times_pieces(out:Tensor, a:dict, b:dict):
     "`out @ (a * b)` for two affine maps given by their pieces, as (degree, piece)."
     for i, p in a.items():
         for j, q in b.items():
-            if i and j: yield 2, _piece(out, p.dense(), q.dense(), exponent=p.exponent + q.exponent)
+            if i and j: yield 2, _join(out, p, q)
             elif not (i or j): yield 0, _piece(out @ (p.out*q.out), exponent=p.exponent + q.exponent)
             else:
                 lin, const = (p, q) if i else (q, p)
@@ -95,7 +106,7 @@ def _times_pieces(out:Tensor, a:dict, b:dict):
 def _term_pieces(t, state:dict, like:Tensor) -> list: # [(degree, piece)]
     "What one term adds to the layer's output."
     out = t.out.to(like).transpose(0, 1).flatten(1)
-    if t.scores: return list(_times_pieces(out, *(_leg_after(leg, state, like) for leg in t.scores[0])))
+    if t.scores: return list(_times_pieces(out, *(_leg_after(leg, state, like, True) for leg in t.scores[0])))
     if t.open is None: return [(0, _piece(out.sum(1, keepdim=True)))]
     return [(d, p.then(out)) for d, p in _leg_after(t.open, state, like).items()]
 
@@ -107,7 +118,7 @@ class Quadratic:
     lin_out:'Tensor|None' # (d_out, k); None for the identity
     lin_leg:Tensor # (k, r)
     down:Tensor # (d_out, h)
-    left:Tensor # (h, r)
+    left:Tensor # (h, r); weights that nothing comes before are left in their own precision
     right:Tensor # (h, r)
     exponent:int # Power of two, common to all parts
 
@@ -116,7 +127,7 @@ def is_quadratic(
 ) -> bool: # At most one layer of products, and those of single numbers
     "Can `quadratic` give the normal form?"
     simple = lambda t: not t.scores or len(t.scores) == 1 and t.open is None and t.scores[0][0].weight.shape[1] == 1
-    return model.n_ctx is None and sum(layer.degree > 1 for layer in model) <= 1 and all(simple(t) for layer in model for t in layer.terms())
+    return model.n_ctx is None and sum(layer.degree > 1 for layer in model) <= 1 and all(simple(t) for layer in model if layer.degree > 1 for t in layer.terms())
 
 def quadratic(
     model:Model, # At most one bilinear layer
@@ -131,6 +142,9 @@ def quadratic(
     state = {1: _Start(None if root is None else root.to(like))}
     if law.mean is not None: state[0] = _piece(law.mean.to(like)[:, None])
     for layer in model:
+        if type(layer) is Linear: # a leg, without the identity that its term has
+            state = _leg_after(Leg(layer.weight[:, None], None if layer.bias is None else layer.bias[:, None]), state, like)
+            continue
         made = [x for t in layer.terms() for x in _term_pieces(t, state, like)]
         state = {d: _add_pieces([p for k, p in made if k == d]) for d in sorted({k for k, _ in made})}
     return _gather(state, model.d_out, model.d_in if root is None else root.shape[-1], like)
@@ -151,7 +165,7 @@ def _gather(state:dict, d_out:int, r:int, like:Tensor) -> Quadratic:
     const, lin, quad = (live.get(d) for d in range(3))
     down = lambda p: shift(p.out, p.exponent - top)
     return Quadratic(down(const)[:, 0] if const else like.new_zeros(d_out),
-                     *((like.new_zeros(d_out, 0), like.new_zeros(0, r)) if lin is None else (None, shift(lin.legs[0], lin.exponent - top)) if lin.out is None else (down(lin), lin.legs[0])),
+                     *((like.new_zeros(d_out, 0), like.new_zeros(0, r)) if lin is None else (None, shift(lin.legs[0].to(like), lin.exponent - top)) if lin.out is None else (down(lin), lin.legs[0].to(like))),
                      *((like.new_zeros(d_out, 0), like.new_zeros(0, r), like.new_zeros(0, r)) if quad is None else (down(quad), *quad.legs)), top)
 
 # %% ../nbs/api/17_forms.ipynb #c7a41171
@@ -163,7 +177,7 @@ class Stack:
     lin_out:'Tensor|None' # (n, d_out, k); None for the identity
     lin_leg:Tensor # (n, k, r); (n, k, 0) when it is zero
     down:Tensor # (n, d_out, h)
-    rows:Tensor # (n, 2 h, r): left rows, then right rows
+    rows:Tensor # (n, 2, h, r): left rows, then right rows
     exponents:np.ndarray # (n,)
 
     def __len__(self): return len(self.const)
@@ -183,7 +197,7 @@ class Shape:
 def n_units(
     model, # A `Model`
 ) -> int: # Hidden units of its bilinear layer
-    return sum(len(t.out) for layer in model for t in layer.terms() if t.scores)
+    return sum(len(t.out) for layer in model if layer.degree > 1 for t in layer.terms() if t.scores)
 
 # %% ../nbs/api/17_forms.ipynb #add92fec
 def _fresh(like:Tensor, *shape) -> Tensor:
@@ -193,8 +207,7 @@ def _fresh(like:Tensor, *shape) -> Tensor:
 def _together(work, jobs:list, like:Tensor, cost:float, threads:int, add=None):
     "`work(*job)` for all jobs, by several threads when `cost` operations are worth their start; results go to `add`, in order."
     def alone(n): share(work, jobs, (lambda job, result: add(result)), n)
-    if cost < 2**27: return alone(1)
-    with crew(like) as n: alone(min(n, threads))
+    with crew(like) as n: alone(min(n, threads) if cost >= 2**27 else 1)
 
 # %% ../nbs/api/17_forms.ipynb #0332c722
 def _fill(block:Tensor, x:Tensor):
@@ -219,18 +232,21 @@ def stack(
     n:int, # How many models
     shape:Shape, # Sizes that fit all
     like:Tensor, # Gives dtype and device
+    *,
+    path:str='explicit', # The path that will read the rows decides how they lie
 ) -> Stack:
     "Stack normal forms; no more of them exist at a time than there are threads."
     o, h, r = shape.d_out, shape.hidden, shape.inputs
-    const, mean, rows = (_fresh(like, n, *s) for s in ((o,), (o,), (2*h, r)))
+    const, mean = _fresh(like, n, o), _fresh(like, n, o)
+    rows = _fresh(like, 2, n, h, r).transpose(0, 1) if path == 'kernel' else _fresh(like, n, r, 2, h).permute(0, 2, 3, 1)
     down = _fresh(like, n, h, o).mT if o > h else _fresh(like, n, o, h) # as `contract` reads it
     lin, exponents = [None]*n, np.zeros(n, int)
     def put(i):
         q = form(i)
-        const[i], mean[i], exponents[i] = q.const, q.const + q.down @ torch.linalg.vecdot(q.left, q.right), q.exponent
-        for block, x in ((down[i], q.down), (rows[i, :h], q.left), (rows[i, h:], q.right)): _fill(block, x)
+        for block, x in ((down[i], q.down), (rows[i, 0], q.left), (rows[i, 1], q.right)): _fill(block, x)
+        const[i], mean[i], exponents[i] = q.const, q.const + down[i] @ torch.linalg.vecdot(*rows[i]), q.exponent
         lin[i] = q.lin_out, q.lin_leg
-    _together(put, [(i,) for i in range(n)], like, 2.**7*rows.numel(), n)
+    _together(put, [(i,) for i in range(n)], like, 2.**7*rows.numel() if 2*h*r >= 2**16 else 0., n) # small models keep the interpreter busy, which threads share
     return Stack(const, mean, *_stack_linear(lin, shape, like), down, rows, exponents)
 
 # %% ../nbs/api/17_forms.ipynb #cd6c89d0
@@ -256,21 +272,24 @@ def contract(
         W = torch.mm(D.transpose(1, 2).reshape(i*h, o), E.transpose(0, 1).reshape(o, j, g).flatten(1), out=buffer('T', i*h, j*g))
         whole = W.mul_(K).view(i, h, j, g).sum(3).sum(1)[None]
         return torch.cat([whole, contract(D[:, slices], K, E[:, slices], list(range(len(slices))), buffer)[1:]]) if slices else whole
-    T = torch.bmm(D, K.view(i, h, j*g), out=buffer('T', i, o, j*g)).view(i, o, j, g)
-    each = T.mul_(E.transpose(0, 1)).sum(-1).transpose(0, 1)
+    def some(s): # not more of them than units
+        T = torch.bmm(D[:, s], K.view(i, h, j*g), out=buffer('T', i, s.stop - s.start, j*g)).view(i, -1, j, g)
+        return T.mul_(E[:, s].transpose(0, 1)).sum(-1).transpose(0, 1)
+    each = torch.cat([some(s) for s in _even(slice(0, o), max(1, h))])
     return torch.cat([each.sum(0, keepdim=True), each[slices]])
 
 # %% ../nbs/api/17_forms.ipynb #d6db9b74
 def unit_kernel(
-    a:Float[Tensor, "i rows_a r"], # Left, then right rows of the row models
-    b:Float[Tensor, "j rows_b r"], # The same of the column models
+    a:Float[Tensor, "i 2 h r"], # Left, then right rows of the row models
+    b:Float[Tensor, "j 2 g r"], # The same of the column models
     buffer=None, # Where to work; fresh memory when None
 ) -> Float[Tensor, "ih jg"]:
     "`(P P'^T)*(Q Q'^T) + (P Q'^T)*(Q P'^T)` for every pair: twice the inner products of symmetrised pairs of rows."
-    (i, h, r), (j, g, _), buffer = a.shape, b.shape, buffer or _Buffers(a)
-    G = torch.mm(a.flatten(0, 1), b.flatten(0, 1).T, out=buffer('G', i*h, j*g)).view(i, 2, h//2, j, 2, g//2) # all four products at once
-    K = torch.mul(G[:, 0, :, :, 0], G[:, 1, :, :, 1], out=buffer('K', i, h//2, j, g//2))
-    return K.addcmul_(G[:, 0, :, :, 1], G[:, 1, :, :, 0]).view(i*h//2, j*g//2)
+    buffer = buffer or _Buffers(a)
+    (P, Q), (S, T) = (x.transpose(0, 1).flatten(1, 2) for x in (a, b)) # no copies, when they lie apart
+    times = lambda x, y, name: torch.mm(x, y.T, out=buffer(name, len(x), len(y)))
+    K = times(P, S, 'K').mul_(times(Q, T, 'T'))
+    return K.addcmul_(times(P, T, 'T'), times(Q, S, 'G'))
 
 # %% ../nbs/api/17_forms.ipynb #f53c28fa
 def _halves(n:int, least:int, start:int=0): # (rows, columns) slices that cover the upper half of n x n
@@ -292,10 +311,10 @@ def _kernel_path(A:Stack, B:Stack, same:bool, slices, rows:int, threads:int) -> 
     h, out, buffer = A.down.shape[2], A.const.new_zeros(1 + len(slices), len(A), len(B)), _Buffers(A.const)
     def put(i, j): out[:, i, j] = contract(A.down[i], unit_kernel(A.rows[i], B.rows[j], buffer), B.down[j], slices, buffer)
     step = max(1, rows//h)
-    blocks = _halves(len(A), max(1, step//4)) if same else [(slice(0, len(A)), slice(0, len(B)))]
+    blocks = _halves(len(A), max(1, step//2)) if same else [(slice(0, len(A)), slice(0, len(B)))]
     jobs = [(i, j) for I, J in blocks for i in _even(I, step) for j in _even(J, step)]
     jobs.sort(key=lambda s: -(s[0].stop - s[0].start)*(s[1].stop - s[1].start)) # small ones last: all threads end together
-    _together(put, jobs, A.const, 8.*len(A)*len(B)*h**2*A.rows.shape[2], threads)
+    _together(put, jobs, A.const, 8.*len(A)*len(B)*h**2*A.rows.shape[3], threads)
     return out
 
 # %% ../nbs/api/17_forms.ipynb #15b3254a
@@ -312,14 +331,15 @@ def _strips(X:Tensor, n_out:int, r:slice, d:int, high:int): # X (n, coordinates)
 
 def _coordinates(A:Stack, outs:slice, r:slice, detail:dict, buffer, X:Tensor) -> Tensor: # X (n, coordinates)
     "Write some rows, from the diagonal on, of twice the symmetric matrices of every model: one product for all outputs of a strip."
-    h, d, o, high = A.down.shape[2], A.rows.shape[2], outs.stop - outs.start, detail['high']
+    h, d, o, high = A.down.shape[2], A.rows.shape[3], outs.stop - outs.start, detail['high']
     def put(m):
-        rows, D = A.rows[m], A.down[m, outs].mT[..., None]
+        R, D = A.rows[m].permute(0, 3, 1, 2), A.down[m, outs, None] # an input's left and right weights lie together
+        both = R.flatten(2)
         for s, Y in _strips(X[m], o, r, d, high):
-            k, weighed = s.stop - s.start, buffer('weighed', len(rows), 2, h, o, s.stop - s.start)
-            torch.mul(rows[:, h:, None, s], D, out=weighed[:, 0]) # right rows meet left columns, and the other way round
-            torch.mul(rows[:, :h, None, s], D, out=weighed[:, 1])
-            torch.bmm(weighed.view(len(rows), 2*h, o*k).mT, rows[:, :, s.start:], out=Y.flatten(1, 2))
+            k, weighed = s.stop - s.start, buffer('weighed', len(R), o, s.stop - s.start, 2, h)
+            torch.mul(R[:, None, s, 1], D, out=weighed[..., 0, :]) # right rows meet left columns, and the other way round
+            torch.mul(R[:, None, s, 0], D, out=weighed[..., 1, :])
+            torch.bmm(weighed.view(len(R), o*k, 2*h), both[:, s.start:].mT, out=Y.flatten(1, 2))
             Y[..., :k].mul_(math.sqrt(.5)) # lies twice in the strip
     some = _steps(slice(0, len(A)), max(1, detail['scratch']//(2*h*o*high)))
     _together(put, [(m,) for m in some], X, 2.*h*X.numel(), detail['threads'])
@@ -339,7 +359,7 @@ def _products(X:Tensor, Y:Tensor, same:bool, threads:int, add):
 
 def _explicit_path(A:Stack, B:Stack, same:bool, slices, items:list, detail:dict) -> Tensor: # (1 + slices, i, j)
     "Twice the quadratic part, one item after the other."
-    out, buffer, d = A.const.new_zeros(1 + len(slices), len(A), len(B)), _Buffers(A.const), A.rows.shape[2]
+    out, buffer, d = A.const.new_zeros(1 + len(slices), len(A), len(B)), _Buffers(A.const), A.rows.shape[3]
     def add(found): out[0, found[0], found[1]] += found[2]
     for outs, r in items:
         n_out = outs.stop - outs.start
@@ -403,7 +423,7 @@ def small_tile(
     "Models in a tile when work is cut up to be stored or shared."
     return 2**max(0, math.ceil(math.log2(max(1, n/8))))
 
-ROWS, WIDTH, STRIP, TALL = 512, 1024, 112, 1120 # sub-blocks that keep a processor's caches and multipliers busy
+ROWS, WIDTH, STRIP, TALL = 768, 1024, 112, 1120 # sub-blocks that keep a processor's caches and multipliers busy
 BULK = 2**29 # bytes of explicit coordinates at a time
 ODDS = 2**23 # bytes beside the arrays that are planned, at least
 THREAD = 2**21 # bytes of a thread's stack and of its library's buffers
@@ -413,7 +433,7 @@ def _sub_blocks(path:str, tile:int, copies:int, s:Shape, size:int, spare:int) ->
     "Sizes of the inner blocks within `spare` bytes."
     h, cores = max(1, s.hidden), torch.get_num_threads()
     if path == 'kernel':
-        one = size*h*(5*h + 2*min(s.d_out, 2*h)) # one pair of models: four products, the kernel, and its contraction
+        one = size*h*(3*h + 2*min(s.d_out, h)) # one pair of models: three products at a time, and what the contraction copies
         rows = max(h, min(ROWS, int(h*math.sqrt(spare/one))))
         block = int(one*(rows/h)**2)
         threads = 1 + max(0, min(cores - 1, (spare - block)//(block + THREAD)))

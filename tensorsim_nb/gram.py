@@ -372,7 +372,7 @@ def _roots(task:Task, held:_Held, d:int) -> list: # [(weight, law, root)] of the
 def _forms(task:Task, held:_Held, sources:tuple, part:int, law, root):
     "The normal forms of a block of models under one law, stacked."
     form = lambda i: quadratic(sources[i].get(), law, root, **task.opts)
-    return held.get((task.key, part, tuple((s.key, s.keep) for s in sources)), lambda: stack(form, len(sources), task.shape, torch.empty(0, **task.opts)))
+    return held.get((task.key, part, tuple((s.key, s.keep) for s in sources)), lambda: stack(form, len(sources), task.shape, torch.empty(0, **task.opts), path=task.plan.path))
 
 def _tile(task:Task, held:_Held, rows:tuple, cols:tuple, piece:int) -> dict:
     "Inner products of one block of models with another."

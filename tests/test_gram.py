@@ -80,6 +80,20 @@ def test_few_and_many_outputs(outputs, slices): # more outputs than hidden units
     for o in got[0].slices: close(got[0].slices[o].inner, got[1].slices[o].inner, 1e-12)
 
 
+@pytest.mark.parametrize('path', ['kernel', 'explicit'])
+@pytest.mark.parametrize('law', [ts.Gaussian(), ts.Gaussian([.3, -.2, .5, 1., .1, 0.]), LowRank(torch.eye(6)[:, :4].double()*.7, 0.)], ids=['standard', 'mean', 'lowrank'])
+@pytest.mark.parametrize('power', [0, 12])
+def test_single_precision_models_of_any_structure(path, law, power): # their weights are converted late, and only once
+    L, B = ts.Linear, ts.BilinearMLP
+    ms = [ts.Model(*m) for m in ((L(6, 2), L(2, 9)), (L(6, 3), B(3, 4, residual=.5, bias=True), L(3, 9, bias=True)), (B(6, 5, 3), L(3, 9)), (B(6, 7, 9),),
+                                 (B(6, 4, 6, residual=1.), L(6, 2), L(2, 9, bias=True)))]
+    with torch.no_grad():
+        for m in ms[::2]:
+            for p in m[0].parameters(): p.mul_(10.**power)
+    g = gram(ms, law, path=path).similarity
+    for i, j in itertools.combinations(range(len(ms)), 2): assert g[i, j] == pytest.approx(ts.similarity(ms[i], ms[j], law, method='exact').value, abs=1e-11)
+
+
 def test_vocabulary_sized_maps_stay_factored():
     ms = [ts.Model(ts.Linear(60, 4), ts.BilinearMLP(4, 5, residual=1., bias=True), ts.Linear(4, 60)).double() for _ in range(3)]
     shape = forms.Shape(60, 5, 60, factored=True)
