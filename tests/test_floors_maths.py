@@ -14,7 +14,7 @@ f64 = lambda x: torch.tensor(x, dtype=torch.float64)
 def test_shift_goes_any_distance():
     x = f64([1.5, -3.])
     assert torch.equal(shift(shift(x, 2500), -2500), f64([math.inf, -math.inf]))
-    assert torch.equal(shift(shift(x, 1020), -1020), x) and torch.equal(shift(x, -10**9), 0*x)
+    assert torch.equal(shift(shift(x, 1020), -1020), x) and torch.equal(shift(x, -10**18), 0*x)
     assert magnitude(torch.empty(0)) is None and magnitude(f64([-8., 3.])) == 4
 
 
