@@ -323,11 +323,11 @@ def _packed(w:int, rest:int, high:int) -> int: # how many
     return sum((s.stop - s.start)*(w - s.start) for s in _steps(slice(0, w), high)) + w*rest
 
 def _strips(X:Tensor, n_out:int, r:slice, d:int, high:int): # X (n, coordinates)
-    "Strips of rows, and where all outputs of a strip lie: (n, n_out, rows, columns from the diagonal on)."
+    "Strips of rows, and where all outputs of a strip lie: the square on the diagonal and what is right of it, (n, n_out, rows, columns)."
     at = 0
     for s in _steps(r, high):
-        size = n_out, s.stop - s.start, d - s.start
-        yield s, X[:, at:(at := at + math.prod(size))].unflatten(1, size)
+        k = s.stop - s.start
+        yield s, *(X[:, at:(at := at + n_out*k*c)].unflatten(1, (n_out, k, c)) for c in (k, d - s.stop))
 
 def _coordinates(A:Stack, outs:slice, r:slice, detail:dict, buffer, X:Tensor) -> Tensor: # X (n, coordinates)
     "Write some rows, from the diagonal on, of twice the symmetric matrices of every model: one product for all outputs of a strip."
@@ -335,12 +335,14 @@ def _coordinates(A:Stack, outs:slice, r:slice, detail:dict, buffer, X:Tensor) ->
     def put(m):
         R, D = A.rows[m].permute(0, 3, 1, 2), A.down[m, outs, None] # an input's left and right weights lie together
         both = R.flatten(2)
-        for s, Y in _strips(X[m], o, r, d, high):
+        for s, square, rest in _strips(X[m], o, r, d, high):
             k, weighed = s.stop - s.start, buffer('weighed', len(R), o, s.stop - s.start, 2, h)
             torch.mul(R[:, None, s, 1], D, out=weighed[..., 0, :]) # right rows meet left columns, and the other way round
             torch.mul(R[:, None, s, 0], D, out=weighed[..., 1, :])
-            torch.bmm(weighed.view(len(R), o*k, 2*h), both[:, s.start:].mT, out=Y.flatten(1, 2))
-            Y[..., :k].mul_(math.sqrt(.5)) # lies twice in the strip
+            torch.bmm(weighed.view(len(R), o*k, 2*h), both[:, s.stop:].mT, out=rest.flatten(1, 2))
+            half = buffer('half', len(R), o*k, k)
+            torch.baddbmm(half, weighed[..., 0, :].flatten(1, 2), R[:, s, 0].mT, beta=0, alpha=math.sqrt(.5), out=half) # a square holds all off its diagonal twice
+            torch.add(half.view_as(square), half.view_as(square).mT, out=square)
     some = _steps(slice(0, len(A)), max(1, detail['scratch']//(2*h*o*high)))
     _together(put, [(m,) for m in some], X, 2.*h*X.numel(), detail['threads'])
     return X
@@ -370,8 +372,9 @@ def _explicit_path(A:Stack, B:Stack, same:bool, slices, items:list, detail:dict)
         _products(X, Y, same, detail['threads'], add)
         wanted = [(k, o - outs.start) for k, o in enumerate(slices, 1) if outs.start <= o < outs.stop]
         if not wanted: continue
-        for (_, x), (_, y) in zip(*(_strips(Z, n_out, r, d, detail['high']) for Z in (X, Y))):
-            for k, o in wanted: out[k] += x[:, o].flatten(1) @ y[:, o].flatten(1).T
+        for (_, *x), (_, *y) in zip(*(_strips(Z, n_out, r, d, detail['high']) for Z in (X, Y))):
+            for p, q in zip(x, y):
+                for k, o in wanted: out[k] += p[:, o].flatten(1) @ q[:, o].flatten(1).T
     return out
 
 # %% ../nbs/api/17_forms.ipynb #851c6df2
@@ -440,7 +443,7 @@ def _sub_blocks(path:str, tile:int, copies:int, s:Shape, size:int, spare:int) ->
         return dict(rows=rows, threads=threads), block + (threads - 1)*(block + THREAD)
     d = s.inputs
     scratch = max(1, min(2**18, spare//(8*size*cores))) # what stays in the cache of a processor
-    own = lambda n_out, high: size*max(scratch, 2*h*n_out*high) # of each thread
+    own = lambda n_out, high: size*max(scratch, 2*h*n_out*high)*(2*h + high)//(2*h) # of each thread: weighed rows, and half a square
     bytes_ = lambda w, n_out, high: size*copies*tile*n_out*_packed(w, d - w, high) + own(n_out, high)
     bulk, outs = min(spare, BULK), sorted({-(-s.d_out//2**k) for k in range(s.d_out.bit_length() + 1)}, reverse=True)
     strips = [(o, k) for o in outs for k in (STRIP, STRIP//2, STRIP//4) if k*o <= TALL or k == STRIP//4] # outputs, rows of a strip
