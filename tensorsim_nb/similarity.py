@@ -572,7 +572,7 @@ def _six(p, q, rank:int) -> 'tuple[Tensor, int]':
     "The six parts of one pair, and their power of two."
     values, exponent = hermite_degrees(p, q)
     head = lambda m: _trace_vector(m) if m.out is None else m.out @ _trace_vector(m)
-    trace = 2*(head(p)*head(q)).sum()/rank if min(p.order, q.order) > 1 else values.new_zeros(())
+    trace = 2*(head(p)*head(q)).sum()/max(rank, 1) if min(p.order, q.order) > 1 else values.new_zeros(())
     return torch.stack([values[0], values[1], trace, values[2] - trace, values[3], values[4]]), exponent
 
 def _plain_parts(x:Tensor, exponent:int) -> Tensor:
