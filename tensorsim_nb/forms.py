@@ -322,6 +322,10 @@ def _packed(w:int, rest:int, high:int) -> int: # how many
     "Coordinates of `w` rows of a symmetric matrix, from the diagonal on in strips of `high` rows, with `rest` columns beyond the square."
     return sum((s.stop - s.start)*(w - s.start) for s in _steps(slice(0, w), high)) + w*rest
 
+def _stride(n:int) -> int: # numbers from one row of `n` to the next
+    "Some more than a row has where rows would lie a power of two apart, and so fall on the same lines of a cache."
+    return n if n % 128 else n + 24
+
 def _strips(X:Tensor, n_out:int, r:slice, d:int, high:int): # X (n, coordinates)
     "Strips of rows, and where all outputs of a strip lie: the square on the diagonal and what is right of it, (n, n_out, rows, columns)."
     at = 0
@@ -366,7 +370,7 @@ def _explicit_path(A:Stack, B:Stack, same:bool, slices, items:list, detail:dict)
     for outs, r in items:
         n_out = outs.stop - outs.start
         size = n_out*_packed(r.stop - r.start, d - r.stop, detail['high'])
-        form = lambda S, name: _coordinates(S, outs, r, detail, buffer, buffer(name, len(S), size))
+        form = lambda S, name: _coordinates(S, outs, r, detail, buffer, buffer(name, len(S), _stride(size))[:, :size])
         X = form(A, 'X')
         Y = X if same else form(B, 'Y')
         _products(X, Y, same, detail['threads'], add)
@@ -444,7 +448,7 @@ def _sub_blocks(path:str, tile:int, copies:int, s:Shape, size:int, spare:int) ->
     d = s.inputs
     scratch = max(1, min(2**18, spare//(8*size*cores))) # what stays in the cache of a processor
     own = lambda n_out, high: size*max(scratch, 2*h*n_out*high)*(2*h + high)//(2*h) # of each thread: weighed rows, and half a square
-    bytes_ = lambda w, n_out, high: size*copies*tile*n_out*_packed(w, d - w, high) + own(n_out, high)
+    bytes_ = lambda w, n_out, high: size*copies*tile*_stride(n_out*_packed(w, d - w, high)) + own(n_out, high)
     bulk, outs = min(spare, BULK), sorted({-(-s.d_out//2**k) for k in range(s.d_out.bit_length() + 1)}, reverse=True)
     strips = [(o, k) for o in outs for k in (STRIP, STRIP//2, STRIP//4) if k*o <= TALL or k == STRIP//4] # outputs, rows of a strip
     n_out, high = next(((o, min(d, k)) for o, k in strips if bytes_(min(d, k), o, min(d, k)) <= bulk), (1, 1))
