@@ -55,6 +55,7 @@ class _Start:
 # %% ../nbs/api/17_forms.ipynb #81c6dd8c
 def _moderate(x:Tensor) -> 'tuple[Tensor, int, bool]': # y, e and whether it is zero, with x = y * 2 ** e
     "Bring a matrix near order one by a power of two, unless it is near enough: six such factors must not overflow."
+    if not x.numel(): return x, 0, True # a law without variance leaves no inputs
     low, high = x.aminmax()
     e = math.frexp(max(-float(low), float(high)))[1]
     if abs(e) > (64 if x.dtype == torch.float64 else 8): x = shift(x, -e)
@@ -445,7 +446,7 @@ def _sub_blocks(path:str, tile:int, copies:int, s:Shape, size:int, spare:int) ->
         block = int(one*(rows/h)**2)
         threads = 1 + max(0, min(cores - 1, (spare - block)//(block + THREAD)))
         return dict(rows=rows, threads=threads), block + (threads - 1)*(block + THREAD)
-    d = s.inputs
+    d = max(1, s.inputs)
     scratch = max(1, min(2**18, spare//(8*size*cores))) # what stays in the cache of a processor
     own = lambda n_out, high: size*max(scratch, 2*h*n_out*high)*(2*h + high)//(2*h) # of each thread: weighed rows, and half a square
     bytes_ = lambda w, n_out, high: size*copies*tile*_stride(n_out*_packed(w, d - w, high)) + own(n_out, high)
@@ -479,7 +480,7 @@ def make_plan(
     tile = tiles[chosen]
     copies, pairs = 1 if tile >= n else 2, len(tile_pairs(n, tile))
     detail, used = _sub_blocks(chosen, tile, copies, shape, dtype.itemsize, spare)
-    pieces = min(max(1, 16//pairs), len(_explicit_items(shape, detail))) if cut and chosen == 'explicit' and shape.hidden else 1
+    pieces = min(max(1, 16//pairs), len(_explicit_items(shape, detail)) or 1) if cut and chosen == 'explicit' and shape.hidden else 1
     return Plan(chosen, n, flops, tile, each*copies*tile + used, pairs*pieces, dict(detail, pieces=pieces))
 
 # %% ../nbs/api/17_forms.ipynb #232c37c8

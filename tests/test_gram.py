@@ -94,6 +94,16 @@ def test_single_precision_models_of_any_structure(path, law, power): # their wei
     for i, j in itertools.combinations(range(len(ms)), 2): assert g[i, j] == pytest.approx(ts.similarity(ms[i], ms[j], law, method='exact').value, abs=1e-11)
 
 
+@pytest.mark.parametrize('path', ['kernel', 'explicit'])
+def test_a_law_without_variance(path, tmp_path): # all that is left is the value at its mean
+    ms, mean = [ts.classifier(3, 4, 2).double() for _ in range(3)], torch.tensor([1., 2., 3.]).double()
+    law, y = ts.Gaussian(mean, torch.zeros(3, 3)), torch.stack([m(mean) for m in ms]).detach().numpy()
+    for how in ({}, dict(store=tmp_path/'store')): # whole, and cut into blocks
+        g = gram(ms, law, path=path, slices='all', **how)
+        close(g.inner, y @ y.T, 1e-14)
+        close(sum(s.inner for s in g.slices.values()), g.inner, 1e-14)
+
+
 def test_vocabulary_sized_maps_stay_factored():
     ms = [ts.Model(ts.Linear(60, 4), ts.BilinearMLP(4, 5, residual=1., bias=True), ts.Linear(4, 60)).double() for _ in range(3)]
     shape = forms.Shape(60, 5, 60, factored=True)
