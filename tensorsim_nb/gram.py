@@ -331,10 +331,10 @@ class Task:
     def opts(self): return dict(dtype=getattr(torch, self.dtype), device=self.device)
     @cached_property
     def key(self) -> str: # Not the device, and of the plan only what changes more than rounding or cuts the sum
-        cut = [self.plan.detail.get(k) for k in ('pieces', 'width', 'n_out')] if self.plan.path == 'explicit' else []
+        cut = [self.plan.detail.get(k) for k in ('pieces', 'high', 'n_out')] if self.plan.path == 'explicit' else []
         return digest(VERSION, self.method, self.law, self.slices, self.dtype, self.bilinear, self.engine, self.options, self.plan.path, cut)
 
-VERSION = 1 # of the meaning of stored blocks
+VERSION = 2 # of the meaning of stored blocks
 
 # %% ../nbs/api/22_gram.ipynb #35fb7663
 def _bytes(x) -> int:
