@@ -336,7 +336,7 @@ def _coordinates(A:Stack, outs:slice, r:slice, detail:dict, buffer, X:Tensor) ->
         torch.mul(R[:, None, r, 1], D, out=weighed[..., 0, :]) # right rows meet left columns, and the other way round
         torch.mul(R[:, None, r, 0], D, out=weighed[..., 1, :])
         torch.bmm(weighed.view(len(R), o*k, 2*h), R[:, r.start:].flatten(2).mT, out=X[m].flatten(1, 2))
-        X[m, ..., :k] *= math.sqrt(.5) # the square on the diagonal holds all off the diagonal twice
+        X[m, ..., :k].mul_(math.sqrt(.5)) # the square on the diagonal holds all off the diagonal twice
     some = _steps(slice(0, len(A)), max(1, detail['scratch']//(2*h*o*k)))
     _together(put, [(m,) for m in some], X, 4.*h*X.numel(), detail['threads'])
     return X
@@ -352,17 +352,17 @@ def _products(X:Tensor, Y:Tensor, same:bool, threads:int, add):
 def _explicit_path(A:Stack, B:Stack, same:bool, slices, items:list, detail:dict) -> Tensor: # (1 + slices, i, j)
     "Twice the quadratic part. Each thread takes items of its own, when there are enough of them and room; else all threads share one after the other."
     whole, buffer, d = A.const.new_zeros(1 + len(slices), len(A), len(B)), _Buffers(A.const), A.rows.shape[3]
+    lanes = detail['lanes'] if len(items) >= 2*detail['lanes'] and not slices else 1
     def work(outs, r):
-        out, size = torch.zeros_like(whole), (outs.stop - outs.start, r.stop - r.start, d - r.start)
+        out, size = whole if lanes == 1 else torch.zeros_like(whole), (outs.stop - outs.start, r.stop - r.start, d - r.start)
         form = lambda S, name: _coordinates(S, outs, r, detail, buffer, buffer(name, len(S), _stride(math.prod(size)))[:, :math.prod(size)].unflatten(1, size))
         X = form(A, 'X')
         Y = X if same else form(B, 'Y')
         def add(found): out[0, found[0], found[1]] += found[2]
         _products(X.flatten(1), Y.flatten(1), same, detail['threads'], add)
         for k, o in enumerate(slices, 1):
-            if outs.start <= o < outs.stop: torch.mm(X[:, o - outs.start].flatten(1), Y[:, o - outs.start].flatten(1).T, out=out[k])
-        return out
-    lanes = detail['lanes'] if len(items) >= 2*detail['lanes'] else 1
+            if outs.start <= o < outs.stop: out[k].addmm_(X[:, o - outs.start].flatten(1), Y[:, o - outs.start].flatten(1).T)
+        return None if out is whole else out
     _together(work, items, whole, float(A.rows.numel())*A.down.shape[1]*d, lanes, whole.add_)
     return whole
 
@@ -422,9 +422,9 @@ THREAD = 2**21 # bytes of a thread's stack and of its library's buffers
 
 # %% ../nbs/api/17_forms.ipynb #cc580436
 def _heights(d:int, n_out:int) -> list: # of strips, best first
-    "A strip costs about `(1 + rows/d) (1 + 40/(n_out rows))` of its share: squares made twice, and what a low product loses."
-    best = min(d, max(LOW, round(math.sqrt(40*d/max(1, n_out)))))
-    return [k for k in (best, best//2, best//4) if k*n_out <= TALL and (k >= LOW or k == d or n_out < 2)]
+    "A strip costs about `(1 + rows/d) (1 + 20/(n_out rows))` of its share: squares made twice, and what a low product loses."
+    best = min(d, max(LOW, round(math.sqrt(20*d/max(1, n_out)))))
+    return [best >> j for j in range(best.bit_length()) if best >> j >= (min(d, LOW) if n_out > 1 else 1) and (best >> j)*n_out <= TALL]
 
 def _sub_blocks(path:str, tile:int, copies:int, s:Shape, size:int, spare:int) -> 'tuple[dict, int]': # sizes, bytes used
     "Sizes of the inner blocks within `spare` bytes."
@@ -443,7 +443,7 @@ def _sub_blocks(path:str, tile:int, copies:int, s:Shape, size:int, spare:int) ->
     n_out, high = next(((o, k) for o in outs for k in _heights(d, o) if strips(o, k) <= min(spare, BULK)), (1, 1))
     high = -(-d//-(-d//high)) # strips of one height
     used, beside = strips(n_out, high), weighed(n_out, high) + THREAD
-    lane = used + THREAD + 4*size*tile**2 # two results that wait to be added
+    lane = used + THREAD + 4*size*tile**2 # its results that wait to be added
     lanes = cores if used + (cores - 1)*lane + 4*size*tile**2 <= spare else 1 # any machine cuts the sum alike
     threads = cores if lanes > 1 else 1 + max(0, min(cores - 1, (spare - used)//beside))
     return dict(n_out=n_out, high=high, scratch=scratch, threads=threads, lanes=lanes), used + (cores - 1)*lane if lanes > 1 else used + (threads - 1)*beside
