@@ -241,6 +241,24 @@ def test_threads_share_the_work_of_one_process(path):
     close(found[1][0][:4, :4], pairwise(ms[:4], law, method='exact'), 1e-12)
 
 
+@pytest.mark.parametrize('n,d,h,o,memory', [(20, 130, 40, 3, 2**21), (9, 65, 5, 1, 2**20), (12, 257, 30, 40, 2**24)])
+def test_many_strips_and_tiles(n, d, h, o, memory):
+    "The explicit path in several strips of rows and of outputs, and with models of two tiles, whole and by slice."
+    ms = [ts.Model(ts.BilinearMLP(d, h, o, bias=k % 2 == 0), ts.Linear(o, o)) for k in range(n)]
+    def alone(m, s): # one output as a model
+        pick = ts.Linear(o, 1)
+        with torch.no_grad(): pick.weight.copy_(torch.eye(o)[s:s + 1])
+        return ts.Model(*m, pick)
+    g = gram(ms, path='explicit', slices=[0, o - 1], max_memory=memory)
+    assert g.plan.detail['high'] < d
+    for i, j in ((0, n - 1), (1, 1), (n - 1, 2)):
+        assert g.inner[i, j] == pytest.approx(float(ts.inner(ms[i], ms[j], method='exact')), rel=1e-12, abs=0)
+        for s in (0, o - 1):
+            want = float(ts.inner(alone(ms[i], s), alone(ms[j], s), method='exact'))
+            assert g.slices[s].inner[i, j] == pytest.approx(want, rel=1e-12, abs=1e-15*abs(g.inner[i, j]))
+    close(gram(ms, path='explicit', max_memory=memory).inner, g.inner, 1e-13)
+
+
 RETURNED = dict(MALLOC_MMAP_THRESHOLD_='65536', MALLOC_TRIM_THRESHOLD_='0', MALLOC_ARENA_MAX='1') # else what was freed stays resident and hides a peak
 PEAK = """
 import re, sys, torch
