@@ -355,7 +355,8 @@ def _explicit_path(A:Stack, B:Stack, same:bool, slices, items:list, detail:dict)
     lanes = detail['lanes'] if len(items) >= 2*detail['lanes'] and not slices else 1
     def work(outs, r):
         out, size = whole if lanes == 1 else torch.zeros_like(whole), (outs.stop - outs.start, r.stop - r.start, d - r.start)
-        form = lambda S, name: _coordinates(S, outs, r, detail, buffer, buffer(name, len(S), _stride(math.prod(size)))[:, :math.prod(size)].unflatten(1, size))
+        n = math.prod(size)
+        def form(S, name): return _coordinates(S, outs, r, detail, buffer, buffer(name, len(S), _stride(n))[:, :n].unflatten(1, size))
         X = form(A, 'X')
         Y = X if same else form(B, 'Y')
         def add(found): out[0, found[0], found[1]] += found[2]
@@ -477,8 +478,7 @@ def _quadratic_part(A:Stack, B:Stack, plan:Plan, shape:Shape, slices, piece:int)
     "Twice the quadratic part, or one piece of it, by the path that is planned."
     d = plan.detail
     if plan.path == 'kernel': return _kernel_path(A, B, A is B, slices, d['rows'], d['threads'])
-    items, n = _explicit_items(shape, d), d['pieces']
-    return _explicit_path(A, B, A is B, slices, items[piece*len(items)//n:(piece + 1)*len(items)//n], d)
+    return _explicit_path(A, B, A is B, slices, _explicit_items(shape, d)[piece::d['pieces']], d) # each piece gets large and small ones
 
 # %% ../nbs/api/17_forms.ipynb #fe6005a2
 def forms_inner(

@@ -232,7 +232,7 @@ def test_threads_share_the_work_of_one_process(path):
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             g = gram(ms, law, path=path, slices=[1])
-            assert g.plan.detail['threads'] == threads and torch.get_num_threads() == threads
+            assert g.plan.detail['threads'] == threads == g.plan.detail.get('lanes', threads) and torch.get_num_threads() == threads
             found.append(np.stack([g.inner, g.slices[1].inner]))
             close(gram(ms, law, path=path).inner, g.inner, 1e-13) # without slices, threads take strips of their own
     finally: torch.set_num_threads(before)
@@ -243,7 +243,7 @@ def test_threads_share_the_work_of_one_process(path):
 
 @pytest.mark.parametrize('n,d,h,o,memory', [(20, 130, 40, 3, 2**21), (9, 65, 5, 1, 2**20), (12, 257, 30, 40, 2**24)])
 def test_many_strips_and_tiles(n, d, h, o, memory):
-    "The explicit path in several strips of rows and of outputs, and with models of two tiles, whole and by slice."
+    "The explicit path in several strips of rows, of outputs, and in several tiles, whole and by slice."
     ms = [ts.Model(ts.BilinearMLP(d, h, o, bias=k % 2 == 0), ts.Linear(o, o)) for k in range(n)]
     def alone(m, s): # one output as a model
         pick = ts.Linear(o, 1)
